@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import json
-import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from avtool.errors import InputError
 
 SCHEMA = "avtool timeline 1"
 CANDIDATE_FLOOR = 0.05  # candidates below this score are not stored
@@ -116,3 +120,134 @@ class Timeline:
     heard_only: int = 0  # stretches above the threshold in sound that the picture does not confirm
     seen_only: int = 0
     curves: Curves | None = None
+
+
+def to_json(timeline: Timeline, folder: Path | None = None) -> str:
+    """The timeline as ActivityNet-shaped JSON: one event a line, pure ASCII, the same bytes for the same timeline.
+
+    Times are rounded to milliseconds and scores to 4 decimals here and nowhere else.
+
+    Args:
+        timeline: what to write.
+        folder: where the text will lie; `media.path` becomes relative to it. None: `media.path` as it is.
+
+    Raises:
+        ValueError: a time or a score is not a finite number.
+    """
+    media = asdict(timeline.media)
+    for name in ("duration", "declared_duration", "analysed_until"):
+        media[name] = _milliseconds(media[name])
+    stem = Path(timeline.media.path).stem
+    media["path"] = relative_path(timeline.media.path, folder) if folder is not None else timeline.media.path
+    run = asdict(timeline.run)
+    details = run.pop("details")
+    parts = {
+        "version": _dump(SCHEMA),
+        "external_data": _dump({"used": bool(details), "details": details}),
+        "results": "{" + _dump(stem) + ": " + _lines([_event_record(e) for e in timeline.events]) + "}",
+        "media": _dump(media),
+        "run": _dump(run),
+        "warnings": _lines([asdict(w) for w in timeline.warnings]),
+        "best_score": _dump(_score(timeline.best_score)),
+        "heard_only": _dump(timeline.heard_only),
+        "seen_only": _dump(timeline.seen_only),
+        "candidates": _lines([_event_record(c) for c in timeline.candidates]),
+    }
+    if timeline.curves is not None:
+        parts["curves"] = _dump(_curves_record(timeline.curves))
+    return "{\n" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "\n}\n"
+
+
+def from_json(text: str | bytes, folder: Path | None = None) -> Timeline:
+    """Reads what `to_json` wrote.
+
+    Args:
+        text: the JSON.
+        folder: where it lay; a relative `media.path` is resolved against it. None: left as it is.
+
+    Raises:
+        InputError: not a timeline of this schema.
+    """
+    try:
+        data = json.loads(text)
+        if data["version"] != SCHEMA:
+            raise InputError("not a timeline this version of avtool reads", f"its version is {data['version']!r}")
+        timeline = _parse(data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        raise InputError("not an avtool timeline", f"{type(error).__name__}: {error}") from error
+    if folder is None:
+        return timeline
+    return replace(timeline, media=replace(timeline.media, path=os.path.normpath(folder / timeline.media.path)))
+
+
+def relative_path(path: str | os.PathLike[str], folder: Path) -> str:
+    """`path` as seen from `folder`, with forward slashes; symbolic links of folders are followed first."""
+    parent, name = os.path.split(os.path.abspath(path))
+    try:
+        return Path(os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))).as_posix()
+    except ValueError:  # another drive
+        return Path(parent, name).as_posix()
+
+
+def _parse(data: Mapping[str, Any]) -> Timeline:
+    media, run = dict(data["media"]), dict(data["run"])
+    media["video"] = VideoInfo(**media["video"]) if media["video"] else None
+    media["audio"] = AudioInfo(**media["audio"]) if media["audio"] else None
+    (events,) = data["results"].values()
+    return Timeline(
+        media=MediaInfo(**media),
+        events=_parse_events(events),
+        candidates=_parse_events(data["candidates"]),
+        run=RunInfo(**run, details=data["external_data"]["details"]),
+        warnings=tuple(Notice(**notice) for notice in data["warnings"]),
+        best_score=data["best_score"],
+        heard_only=data["heard_only"],
+        seen_only=data["seen_only"],
+        curves=_parse_curves(data["curves"]) if "curves" in data else None,
+    )
+
+
+def _parse_events(records: Sequence[Mapping[str, Any]]) -> tuple[Event, ...]:
+    return tuple(_parse_event(*record["segment"], record["label"], record["score"]) for record in records)
+
+
+def _parse_event(start: Any, end: Any, label: Any, score: Any) -> Event:
+    return Event(float(start), float(end), str(label), float(score))
+
+
+def _parse_curves(record: Mapping[str, Any]) -> Curves:
+    labels = tuple(record["labels"])
+    values = np.frombuffer(base64.b64decode(record["values"], validate=True), dtype=np.uint8)
+    return Curves(labels, float(record["step"]), values.reshape(record["rows"], len(labels)))
+
+
+def _event_record(event: Event) -> dict[str, Any]:
+    segment = [_milliseconds(event.start), _milliseconds(event.end)]
+    return {"label": event.label, "segment": segment, "score": _score(event.score)}
+
+
+def _curves_record(curves: Curves) -> dict[str, Any]:
+    values = np.ascontiguousarray(curves.values, dtype=np.uint8)  # (N, C)
+    return {
+        "labels": list(curves.labels),
+        "step": curves.step,
+        "rows": len(values),
+        "values": base64.b64encode(values.tobytes()).decode("ascii"),
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(float(seconds), 3) + 0.0  # + 0.0: no "-0.0"
+
+
+def _score(score: float | None) -> float | None:
+    return None if score is None else round(float(score), 4) + 0.0
+
+
+def _dump(value: Any) -> str:
+    """Compact JSON; ASCII only, so no control sign and no lone surrogate reaches a terminal or an encoder."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=True)
+
+
+def _lines(records: Sequence[Mapping[str, Any]]) -> str:
+    return "[\n  " + ",\n  ".join(map(_dump, records)) + "\n]" if records else "[]"

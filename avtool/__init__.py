@@ -1,0 +1,37 @@
+"""avtool says what happens in a video that can be both heard and seen, and when.
+
+The public names load what they need on first use, so importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from avtool.features.extract import extract as extract_features
+    from avtool.pipeline import localize
+    from avtool.settings import Settings
+    from avtool.timeline import Event, Timeline
+
+__version__ = "0.1.0"
+__all__ = ["Event", "Settings", "Timeline", "__version__", "extract_features", "localize"]
+
+_HOMES = {
+    "Event": ("avtool.timeline", "Event"),
+    "Settings": ("avtool.settings", "Settings"),
+    "Timeline": ("avtool.timeline", "Timeline"),
+    "extract_features": ("avtool.features.extract", "extract"),
+    "localize": ("avtool.pipeline", "localize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'avtool' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
