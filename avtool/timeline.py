@@ -208,11 +208,12 @@ def _parse(data: Mapping[str, Any]) -> Timeline:
 
 
 def _parse_events(records: Sequence[Mapping[str, Any]]) -> tuple[Event, ...]:
-    return tuple(_parse_event(*record["segment"], record["label"], record["score"]) for record in records)
+    return tuple(_parse_event(record) for record in records)
 
 
-def _parse_event(start: Any, end: Any, label: Any, score: Any) -> Event:
-    return Event(float(start), float(end), str(label), float(score))
+def _parse_event(record: Mapping[str, Any]) -> Event:
+    start, end = record["segment"]
+    return Event(float(start), float(end), str(record["label"]), float(record["score"]))
 
 
 def _parse_curves(record: Mapping[str, Any]) -> Curves:

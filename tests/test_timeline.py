@@ -14,69 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avtool.errors import InputError
-from avtool.timeline import (
-    AudioInfo,
-    Curves,
-    Event,
-    MediaInfo,
-    Notice,
-    RunInfo,
-    Timeline,
-    VideoInfo,
-    from_json,
-    relative_path,
-    to_json,
-)
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</script><script>",
-    '=HYPERLINK("http://x","y")',
-    "a --> b",
-    "blank\n\nline",
-    "2\n00:00:00,000 --> 99:00:00,000",
-    "\x1b[31m",
-    "\u202egnp",
-    "\x00\x7f\x9b",
-    "\udcff lone",
-    "../../x",
-    "C:\\x",
-    "CON",
-    "\u2028\u2029",
-    "🎺 émoji",
-    "x" * 1_000_000,
-]
-
-
-def make(path: str = "street.mp4", **changes: object) -> Timeline:
-    media = MediaInfo(
-        path=path,
-        bytes=48211034,
-        mtime_ns=1763690000000000001,
-        has_audio=True,
-        has_video=True,
-        duration=123.46,
-        declared_duration=123.5,
-        video=VideoInfo("h264", 1280, 720, "30000/1001", False),
-        audio=AudioInfo("aac", 48000, 2),
-        analysed_until=123.46,
-    )
-    run = RunInfo(
-        "avtool 0.1.0",
-        "loco-mini",
-        {"loco-mini": "ab"},
-        {"min_score": 0.3},
-        "cpu",
-        "cd",
-        "encoders",
-        {"visual": "mini"},
-    )
-    events = (Event(12.34, 15.02, "dog bark", 0.91),)
-    return replace(Timeline(media, events, (*events, Event(1.0, 2.0, "x", 0.06)), run), **changes)  # type: ignore[arg-type]
+from avtool.timeline import Curves, Event, Notice, from_json, relative_path, to_json
+from tests.cli.fakes import HOSTILE, make_timeline
 
 
 def test_the_shape_is_activitynets_with_the_documented_keys() -> None:
-    data = json.loads(to_json(make()))
+    data = json.loads(to_json(make_timeline()))
     assert data["version"] == "avtool timeline 1"
     assert data["external_data"] == {"used": True, "details": "encoders"}
     assert data["results"] == {"street": [{"label": "dog bark", "segment": [12.34, 15.02], "score": 0.91}]}
@@ -90,7 +33,7 @@ def test_the_shape_is_activitynets_with_the_documented_keys() -> None:
 
 
 def test_numbers_are_rounded_at_write_time_only() -> None:
-    timeline = make(events=(Event(-0.0000001, 1.23456, "a", 0.123456),), best_score=0.999999)
+    timeline = make_timeline(events=(Event(-0.0000001, 1.23456, "a", 0.123456),), best_score=0.999999)
     data = json.loads(to_json(timeline))
     assert data["results"]["street"][0] == {"label": "a", "segment": [0.0, 1.235], "score": 0.1235}
     assert data["best_score"] == 1.0
@@ -100,12 +43,12 @@ def test_numbers_are_rounded_at_write_time_only() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_json_does_not_know_are_refused(bad: float) -> None:
     with pytest.raises(ValueError):
-        to_json(make(best_score=bad))
+        to_json(make_timeline(best_score=bad))
 
 
 def test_curves_are_bytes_in_base64() -> None:
     values = np.arange(6, dtype=np.uint8).reshape(3, 2)
-    text = to_json(make(curves=Curves(("a", "b"), 0.5, values)))
+    text = to_json(make_timeline(curves=Curves(("a", "b"), 0.5, values)))
     record = json.loads(text)["curves"]
     assert record["labels"] == ["a", "b"] and record["step"] == 0.5 and record["rows"] == 3
     assert base64.b64decode(record["values"]) == bytes(range(6))
@@ -114,19 +57,21 @@ def test_curves_are_bytes_in_base64() -> None:
 
 
 def test_empty_curves_survive() -> None:
-    curves = from_json(to_json(make(curves=Curves((), 0.5, np.zeros((4, 0), np.uint8))))).curves
+    curves = from_json(to_json(make_timeline(curves=Curves((), 0.5, np.zeros((4, 0), np.uint8))))).curves
     assert curves is not None and curves.values.shape == (4, 0)
 
 
 def test_a_file_without_streams_survives() -> None:
-    media = replace(make().media, video=None, audio=None, has_audio=False, has_video=False, declared_duration=None)
-    timeline = make(media=media, events=(), candidates=(), warnings=(Notice("no_audio_stream", "no sound"),))
+    media = replace(
+        make_timeline().media, video=None, audio=None, has_audio=False, has_video=False, declared_duration=None
+    )
+    timeline = make_timeline(media=media, events=(), candidates=(), warnings=(Notice("no_audio_stream", "no sound"),))
     assert from_json(to_json(timeline)) == timeline
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_come_back_as_they_were(text: str) -> None:
-    timeline = make(events=(Event(0.0, 1.0, text, 0.5),), warnings=(Notice("code", text),))
+    timeline = make_timeline(events=(Event(0.0, 1.0, text, 0.5),), warnings=(Notice("code", text),))
     written = to_json(timeline)
     assert written.isascii() and not any(ord(c) < 32 and c != "\n" for c in written)
     assert from_json(written.encode()) == timeline
@@ -134,7 +79,7 @@ def test_hostile_texts_come_back_as_they_were(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.b.mp4", "tab\tname.mp4", "\udcff.mkv", "-x.mp4", "🎬.mov", ".hidden"])
 def test_the_stem_names_the_result(name: str) -> None:
-    data = json.loads(to_json(make(name)))
+    data = json.loads(to_json(make_timeline(name)))
     assert list(data["results"]) == [Path(name).stem]
 
 
@@ -145,7 +90,7 @@ events = st.lists(st.builds(Event, times, times, st.text(max_size=20), scores), 
 
 @given(events, events, st.none() | scores, st.integers(0, 9))
 def test_round_trip(found: tuple[Event, ...], candidates: tuple[Event, ...], best: float | None, count: int) -> None:
-    timeline = make(events=found, candidates=candidates, best_score=best, heard_only=count)
+    timeline = make_timeline(events=found, candidates=candidates, best_score=best, heard_only=count)
     assert from_json(to_json(timeline)) == timeline
     assert to_json(from_json(to_json(timeline))) == to_json(timeline)
 
@@ -161,7 +106,7 @@ def test_other_files_are_no_timelines(text: bytes) -> None:
 
 
 def test_every_cut_of_a_timeline_is_refused_in_one_way() -> None:
-    text = to_json(make())
+    text = to_json(make_timeline())
     for cut in range(0, len(text) - 2, 7):
         with pytest.raises(InputError):
             from_json(text[:cut])
@@ -170,7 +115,7 @@ def test_every_cut_of_a_timeline_is_refused_in_one_way() -> None:
 def test_the_path_is_relative_to_the_folder_of_the_json(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out" / "deep").mkdir(parents=True)
-    text = to_json(make(str(tmp_path / "in" / "a.mp4")), tmp_path / "out" / "deep")
+    text = to_json(make_timeline(str(tmp_path / "in" / "a.mp4")), tmp_path / "out" / "deep")
     assert json.loads(text)["media"]["path"] == "../../in/a.mp4"
     assert from_json(text, tmp_path / "out" / "deep").media.path == str(tmp_path / "in" / "a.mp4")
 
