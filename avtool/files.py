@@ -1,0 +1,379 @@
+"""The only writer of results: names of outputs, collisions, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import socket
+import time
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO
+
+from avtool.errors import OutputError, UsageError
+
+STEM_BYTES = 200  # file systems allow 255 bytes a name; the rest is room for ".events.<extension>"
+STALE_SECONDS = 3600.0  # an unfinished temporary that nobody has written to for this long belongs to nobody
+_PROBE = b"\0" * 4096  # one block: enough to find a full disk
+
+
+def _machine() -> str:
+    """4 hex digits for the place where a process id means something: a host, or a container on it."""
+    place = socket.gethostname()
+    with suppress(OSError):
+        place += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(place.encode("utf-8", "replace")).hexdigest()[:4]
+
+
+# .avt-<machine>-<pid>-<number>.avtmp: short, so that only the final name decides whether a name is too long
+_TEMPORARY = re.compile(r"\.avt-([0-9a-f]{4})-([0-9a-f]+)-[0-9a-f]+\.avtmp")
+_MACHINE = _machine()
+_numbers = count()
+_live: set[str] = set()  # temporaries of this process that are being written
+_swept: set[str] = set()  # folders already searched for what killed processes left
+
+_REASONS: Mapping[int, tuple[str, str]] = {
+    errno.ENOSPC: ("no space left on the device", "free some space, or write elsewhere with -o DIR"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space, or write elsewhere with -o DIR"),
+    errno.EACCES: ("permission denied", "choose a folder you may write to with -o DIR"),
+    errno.EPERM: ("operation not permitted", "choose a folder you may write to with -o DIR"),
+    errno.EROFS: ("the file system is read-only", "choose a folder you may write to with -o DIR"),
+    errno.ENAMETOOLONG: ("the name or path is too long", "write to a folder with a shorter path with -o DIR"),
+    errno.EEXIST: ("a file is where a folder is needed", "choose another folder with -o DIR"),
+    errno.ENOTDIR: ("a part of the path is a file, not a folder", "choose another folder with -o DIR"),
+    errno.EISDIR: ("a folder of that name is in the way", "rename that folder, or choose another with -o DIR"),
+    errno.EFBIG: ("the file is too large for this file system", "write elsewhere with -o DIR"),
+    errno.EINVAL: ("the file system does not take this name", "rename the input, or write elsewhere with -o DIR"),
+}
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """Where the results of one input go: format name -> file."""
+
+    input: Path
+    folder: Path
+    files: Mapping[str, Path]
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes a whole file: afterwards `path` holds either its old content or `data`, even after a crash or power cut.
+
+    Args:
+        path: missing folders are made.
+        data: text is written as UTF-8 without changing line ends; a lone surrogate becomes "?".
+
+    Raises:
+        OutputError: it cannot be written; what was at `path` is untouched.
+    """
+    with atomic_stream(path) as file:
+        file.write(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_stream(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` when the block ends without an exception; promises what `write_atomic` does.
+
+    The recipe: a temporary in the same folder, fsync, rename, fsync of the folder (restic's local backend). An OSError
+    raised inside the block counts as a failure to write, so do nothing but writing in it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path.parent) as file:
+            yield file
+            file.flush()
+            _sync(file.fileno())
+            file.close()
+            os.replace(file.name, path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds one line to a journal and waits until it is on the disk; a file has one writer.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            file.write(line.rstrip("\n").encode("utf-8", "replace") + b"\n")
+            _sync(file.fileno())
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Finds out before any work whether results can be written to `folder`; makes nothing that stays.
+
+    A folder that does not exist is judged by the nearest one above it that does.
+
+    Raises:
+        OutputError: it is a file, or not writable, or the disk is full.
+    """
+    place = Path(os.path.abspath(folder))
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not os.path.isdir(place):
+        why = f"{printable(place)} is not a folder"
+        raise OutputError(f"cannot write to {printable(folder)}", why, "choose another folder with -o DIR")
+    try:
+        with _temporary(place) as file:
+            file.write(_PROBE)
+            file.flush()
+            _sync(file.fileno())
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[BinaryIO]:
+    """A new file in `folder` that is gone after the block unless the block renames it."""
+    _sweep_once(folder)
+    name = str(folder / f".avt-{_MACHINE}-{os.getpid():x}-{next(_numbers):x}.avtmp")
+    _live.add(name)
+    try:
+        with open(name, "xb") as file:
+            yield file
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+        _live.discard(name)
+
+
+def clean_temporaries() -> None:
+    """Removes what this process has not finished writing; takes no lock, so an interrupt handler may call it."""
+    mine = f"-{os.getpid():x}-"  # after a fork the set still names the parent's files
+    for temporary in list(_live):
+        if mine in os.path.basename(temporary):
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def clean_stale(folder: Path) -> int:
+    """Removes temporaries in `folder` that killed processes left behind, and returns how many.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    removed = 0
+    with os.scandir(folder) as entries:
+        stale = [entry for entry in entries if _is_stale(entry)]
+    for entry in stale:
+        with suppress(OSError):
+            os.unlink(entry.path)
+            removed += 1
+    return removed
+
+
+def _sweep_once(folder: Path) -> None:
+    key = os.path.abspath(folder)
+    if key not in _swept:
+        _swept.add(key)
+        with suppress(OSError):  # a folder that may be written to but not listed
+            clean_stale(folder)
+
+
+def _is_stale(entry: os.DirEntry[str]) -> bool:
+    match = _TEMPORARY.fullmatch(entry.name)
+    if not match or entry.path in _live:
+        return False
+    machine, pid = match[1], int(match[2], 16)
+    if machine == _MACHINE and not _is_running(pid):
+        return True
+    try:
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE_SECONDS
+    except OSError:
+        return False
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():  # the number came round again: what is ours is in _live
+        return False
+    if os.name != "posix":  # signal 0 ends a process there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # pipes of network file systems
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power cut; where a folder cannot be synced the file system decides."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    why, hint = _REASONS.get(error.errno or 0, (error.strerror or type(error).__name__, "write elsewhere with -o DIR"))
+    return OutputError(f"cannot write {printable(path)}", why, hint)
+
+
+# ---------------------------------------------------------------- names
+
+
+def output_names(
+    inputs: Sequence[Path],
+    out_dir: Path,
+    formats: Collection[str] | Mapping[str, str],
+    beside: bool = False,
+    root: Path | None = None,
+    kind: str = "events",
+    fold_case: bool | None = None,
+) -> dict[Path, OutputPlan]:
+    """Plans `{stem}.{kind}.{ext}` for every input, before any work.
+
+    Dots inside a stem survive. A stem of more than STEM_BYTES bytes is cut and gets a hash of the whole, the same for
+    every format.
+
+    Args:
+        inputs: media files; the same path given twice counts once.
+        out_dir: where results go.
+        formats: format names that are extensions at the same time, or a mapping of names to extensions.
+        beside: put results next to each input instead.
+        root: mirror the tree below this folder in `out_dir`.
+        kind: the middle part of the names.
+        fold_case: do names that differ only in case collide? None: asks the file system.
+
+    Returns:
+        One plan per input, in order.
+
+    Raises:
+        UsageError: two outputs would have the same name (both inputs are named), an output would replace an input, or
+            an input lies outside `root`.
+    """
+    extensions = dict(formats) if isinstance(formats, Mapping) else {name: name for name in formats}
+    _refuse_twins(extensions)
+    sources = {os.path.abspath(path) for path in inputs}
+    plans: dict[Path, OutputPlan] = {}
+    taken: dict[str, Path] = {}  # what a file system takes for the name of an output -> its input
+    folds: dict[Path, bool] = {}
+    for path in dict.fromkeys(inputs):
+        folder = _folder_for(path, out_dir, beside, root)
+        if folder not in folds:
+            folds[folder] = _folds_case(folder) if fold_case is None else fold_case
+        stem = short_stem(path.stem)
+        files = {name: folder / f"{stem}.{kind}.{ext}" for name, ext in extensions.items()}
+        for file in files.values():
+            _refuse_collision(file, path, taken.setdefault(_key(file, folds[folder]), path), sources)
+        plans[path] = OutputPlan(path, folder, files)
+    return plans
+
+
+def short_stem(stem: str) -> str:
+    """`stem` itself, or its beginning and 8 hex digits of its hash where it has more than STEM_BYTES bytes."""
+    raw = os.fsencode(stem)
+    if len(raw) <= STEM_BYTES:
+        return stem
+    mark = "~" + hashlib.sha256(raw).hexdigest()[:8]
+    kept = raw[: STEM_BYTES - len(mark)].decode("utf-8", "ignore" if _is_utf8(raw) else "surrogateescape")
+    return kept + mark
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _folder_for(path: Path, out_dir: Path, beside: bool, root: Path | None) -> Path:
+    if beside:
+        return path.parent
+    if root is None:
+        return out_dir
+    relative = os.path.relpath(os.path.abspath(path.parent), os.path.abspath(root))
+    if relative == os.pardir or relative.startswith(os.pardir + os.sep):
+        what = f"{printable(path)} does not lie in {printable(root)}"
+        raise UsageError(what, hint="give the folder that holds all inputs")
+    return out_dir / relative
+
+
+def _key(file: Path, fold: bool) -> str:
+    name = os.path.abspath(file)
+    return unicodedata.normalize("NFC", name).casefold() if fold else name
+
+
+def _refuse_twins(extensions: Mapping[str, str]) -> None:
+    first: dict[str, str] = {}
+    for name, extension in extensions.items():
+        if first.setdefault(extension, name) != name:
+            raise UsageError(f"formats {first[extension]} and {name} would both write one .{extension} file")
+
+
+def _refuse_collision(file: Path, path: Path, other: Path, sources: Collection[str]) -> None:
+    if other != path:
+        raise UsageError(
+            f"{printable(other)} and {printable(path)} would both write {printable(file)}",
+            "two results cannot have one name",
+            "run them with different -o DIR, or use --beside, or rename one",
+        )
+    if os.path.abspath(file) in sources:
+        raise UsageError(
+            f"the result {printable(file)} would replace an input",
+            "results never overwrite what they are made from",
+            "choose another folder with -o DIR",
+        )
+
+
+def _folds_case(folder: Path) -> bool:
+    """True where the file system takes Clip and clip for one name, judged by a folder on the way to `folder`."""
+    for place in (Path(os.path.abspath(folder)), *Path(os.path.abspath(folder)).parents):
+        other = place.with_name(place.name.swapcase()) if place.name else place
+        if other != place and os.path.lexists(place):
+            return os.path.exists(other) and os.path.samefile(place, other)
+    return False
+
+
+# ---------------------------------------------------------------- showing names
+
+_JOINERS = {"\u200c", "\u200d"}  # parts of words and emoji, harmless
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    """A name as it may be shown on a terminal: control, direction and line-break signs and stray bytes are escaped.
+
+    A byte that is not UTF-8 shows as \\xff, other signs as \\n, \\x1b or \\u202e.
+    """
+    return "".join(map(_escaped, os.fspath(text)))
+
+
+def _escaped(sign: str) -> str:
+    code = ord(sign)
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: the byte itself
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in _JOINERS:
+        return sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return sign
