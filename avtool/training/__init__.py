@@ -1,0 +1,1 @@
+"""Losses, data sets and loops that make the weights; never needed to run a model."""
