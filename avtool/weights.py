@@ -7,17 +7,12 @@ without code, and kept as safetensors; only safetensors is read afterwards.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import math
 import os
 import re
-import stat
 import sys
 import tomllib
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 from avtool.errors import UsageError, WeightsError
 from avtool.files import printable, write_atomic
+from avtool.tensorfiles import (
+    check_finite,
+    check_shapes,
+    damaged,
+    diagnosis,
+    first_line,
+    look,
+    plain_tensors,
+    read_header,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER_BYTES = 8 << 20  # far above any network's list of tensors, far below what hurts
 ALWAYS_HASHED = 64 << 20  # bytes; hashed at every load (0.2 s), larger files when size or time of change differ
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints keep their tensors
-_UNUSED = "num_batches_tracked"  # batch norm counts its training steps; nothing reads it at inference
 
 log = logging.getLogger("avtool")
 
@@ -66,14 +68,6 @@ class State:
 
     tensors: dict[str, Tensor]
     sha256: str
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Header:
-    """The head of a safetensors file: shapes and free-form metadata, read without loading tensors."""
-
-    shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
 
 
@@ -121,7 +115,7 @@ def manifest() -> dict[str, WeightsFile]:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
         return {name: _entry(name, table) for name, table in tables.items()}
     except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"{printable(file)} cannot be read", _line(error), "install avtool again") from error
+        raise WeightsError(f"{printable(file)} cannot be read", first_line(error), "install avtool again") from error
 
 
 def _entry(name: str, table: Mapping[str, Any]) -> WeightsFile:
@@ -209,9 +203,30 @@ def _unknown(name: str) -> UsageError:
 # ---------------------------------------------------------------- reading safetensors
 
 
-def load(name: str, expect: Mapping[str, Sequence[int]] | None = None, weights_dir: Path | None = None) -> State:
-    """`load_safetensors` of known or imported weights, by name."""
-    return load_safetensors(path(name, weights_dir), expect)
+def locate(name: str, weights_dir: Path | None = None) -> tuple[Path, str]:
+    """The safetensors file of known or imported weights and the sha256 without which it will not load; see `path`."""
+    file = path(name, weights_dir)
+    digest = _known_hash(file)
+    if digest is None:
+        raise damaged(file, "the record of its hash is empty")
+    return file, digest
+
+
+def load(file: Path, expect: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
+    """The tensors alone of `load_safetensors`."""
+    return load_safetensors(file, expect).tensors
+
+
+def licence(name: str) -> str:
+    """Licence of known weights.
+
+    Raises:
+        UsageError: nothing of that name is known.
+    """
+    entry = manifest().get(name)
+    if entry is None:
+        raise _unknown(name)
+    return entry.licence
 
 
 def load_safetensors(
@@ -242,85 +257,19 @@ def load_safetensors(
             "neither the manifest nor a .toml file beside it gives its sha256",
             "import it with: avtool weights import NAME FILE --accept-unpinned",
         )
-    head, size = _look(file)
+    head, size = look(file)
     digest = _stamped_hash(file, size) or _hash_of(file)
     if known is not None and digest != known:
-        raise _damaged(file, _diagnosis(head) or f"its sha256 is {digest}, not {known}")
+        raise damaged(file, diagnosis(head) or f"its sha256 is {digest}, not {known}")
     header = read_header(file)
     if expect is not None:
-        _check_shapes(file, header.shapes, expect)
+        check_shapes(file, header.shapes, expect)
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = load_file(file)
     if finite:
-        _check_finite(file, tensors)
+        check_finite(file, tensors)
     return State(tensors, digest, header.metadata)
-
-
-def read_header(file: Path) -> Header:
-    """Shapes and metadata of a safetensors file, checked against the size of the file, without loading tensors.
-
-    Raises:
-        WeightsError: it is not a well-formed safetensors file, or something follows its tensors.
-    """
-    head, size = _look(file)
-    if reason := _diagnosis(head):
-        raise _damaged(file, reason)
-    length = int.from_bytes(head[:8], "little")
-    if size < 8 or length > min(HEADER_BYTES, size - 8):
-        raise _damaged(file, "it is not a safetensors file, or is cut short")
-    try:
-        with open(file, "rb") as stream:
-            stream.seek(8)
-            table = json.loads(stream.read(length), object_pairs_hook=_once)
-        metadata = table.pop("__metadata__", {})
-        if not all(isinstance(v, str) for v in metadata.values()):
-            raise ValueError("metadata must be text")
-        shapes = _check_table(table, size - 8 - length)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _damaged(file, f"its header is wrong: {_line(error)}") from error
-    return Header(shapes, metadata)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name comes twice")
-    return table
-
-
-def _check_table(table: Mapping[str, Mapping[str, Any]], data_bytes: int) -> dict[str, tuple[int, ...]]:
-    """Shapes by name; the tensors must fill the data exactly, without holes, overlaps or anything behind them."""
-    position = 0
-    for name, record in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, end = record["data_offsets"]
-        shape = record["shape"]
-        if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
-            raise ValueError(f"bad numbers for {name}")
-        if begin != position or end - begin != math.prod(shape) * _ITEM_BYTES[record["dtype"]]:
-            raise ValueError(f"{name} does not lie where it should")
-        position = end
-    if position != data_bytes:
-        raise ValueError(f"its tensors take {position} bytes, the file holds {data_bytes}")
-    return {name: tuple(record["shape"]) for name, record in table.items()}
-
-
-def _check_shapes(file: Path, shapes: Mapping[str, Sequence[int]], expect: Mapping[str, Sequence[int]]) -> None:
-    for name in sorted(shapes.keys() | expect.keys()):
-        if name not in shapes:
-            raise _unfit(file, f"tensor {name} is missing")
-        if name not in expect:
-            raise _unfit(file, f"tensor {printable(name)} is not part of this network")
-        if tuple(shapes[name]) != tuple(expect[name]):
-            raise _unfit(
-                file, f"tensor {name} has shape {tuple(shapes[name])}, the network wants {tuple(expect[name])}"
-            )
-
-
-def _check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise _unfit(file, f"tensor {printable(name)} holds NaN or infinity")
 
 
 def _known_hash(file: Path) -> str | None:
@@ -339,7 +288,7 @@ def _read_sidecar(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{printable(_sidecar(file))} cannot be read", _line(error)) from error
+        raise WeightsError(f"{printable(_sidecar(file))} cannot be read", first_line(error)) from error
 
 
 def _stamped_hash(file: Path, size: int) -> str | None:
@@ -354,39 +303,7 @@ def _hash_of(file: Path) -> str:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise _damaged(file, _line(error)) from error
-
-
-def _look(file: Path) -> tuple[bytes, int]:
-    """First bytes and size of a regular file."""
-    try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise WeightsError(f"{printable(file)} is not a regular file")
-        with open(file, "rb") as stream:
-            return stream.read(256), status.st_size
-    except OSError as error:
-        raise WeightsError(f"{printable(file)} cannot be read", error.strerror or _line(error)) from error
-
-
-def _diagnosis(head: bytes) -> str:
-    """What a file is that is certainly no weights file, or ""."""
-    start = head.lstrip().lower()
-    if not head:
-        return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file itself: run git lfs pull where it comes from"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, probably an error or a question saved in place of the file"
-    return ""
-
-
-def _damaged(file: Path, why: str) -> WeightsError:
-    return WeightsError(f"{printable(file)} is damaged", why, "remove it and get it again (avtool weights verify)")
-
-
-def _unfit(file: Path, why: str) -> WeightsError:
-    return WeightsError(f"{printable(file)} does not hold the weights expected", why, "avtool weights verify")
+        raise damaged(file, first_line(error)) from error
 
 
 # ---------------------------------------------------------------- importing
@@ -420,19 +337,19 @@ def import_weights(source: Path, name: str, accept_unpinned: bool = False, weigh
     pinned = entry is not None and digest in entry.hashes
     if not pinned and not accept_unpinned:
         raise _not_pinned(source, digest, len(data), name, entry)
-    tensors = _plain_tensors(source, _unpack(source, data), 2 * len(data))
+    tensors = plain_tensors(source, unpack(source, data), 2 * len(data))
     return _keep(tensors, _cached(cache_dir(weights_dir), digest, name), source.name, digest, pinned)
 
 
 def _read(source: Path) -> bytes:
     """The whole file: what is hashed is what is unpacked, whatever happens to the file meanwhile."""
-    head, _ = _look(source)
-    if reason := _diagnosis(head):
+    head, _ = look(source)
+    if reason := diagnosis(head):
         raise WeightsError(f"{printable(source)} is not a weights file", reason)
     try:
         return source.read_bytes()
     except (OSError, MemoryError) as error:
-        raise WeightsError(f"{printable(source)} cannot be read", _line(error)) from error
+        raise WeightsError(f"{printable(source)} cannot be read", first_line(error)) from error
 
 
 def _not_pinned(source: Path, digest: str, size: int, name: str, entry: WeightsFile | None) -> WeightsError:
@@ -444,77 +361,6 @@ def _not_pinned(source: Path, digest: str, size: int, name: str, entry: WeightsF
         why = f"it has {size} of {entry.bytes} bytes: cut short? {why}"
     where = f"get {entry.urls[0]}" if entry.urls else f"see its source: {entry.source}"
     return WeightsError(f"{printable(source)} is not the file known as '{name}'", why, where)
-
-
-def _unpack(source: Path, data: bytes) -> object:
-    """What a checkpoint holds, unpickled without code."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load as load_bytes
-
-    if data[8:9] == b"{":
-        read_header(source)
-        try:
-            return load_bytes(data)
-        except SafetensorError as error:
-            raise WeightsError(f"{printable(source)} is damaged", _line(error)) from error
-    _refuse_packed(source, data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about formats of old, on stderr
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents none of the many kinds that damaged or hostile files raise
-        code = "weights only" in str(error).lower()
-        why = "it holds code or objects, not only tensors" if code else _line(error)
-        raise WeightsError(f"{printable(source)} was refused", why, "ask its makers for a safetensors file") from error
-
-
-def _refuse_packed(source: Path, data: bytes) -> None:
-    """A checkpoint is a zip file that stores its parts as they are; one that grows when unpacked is a bomb."""
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise WeightsError(f"{printable(source)} is damaged", _line(error)) from error
-    if unpacked > len(data):
-        raise WeightsError(f"{printable(source)} was refused", f"its {len(data)} bytes would unpack to {unpacked}")
-
-
-def _plain_tensors(source: Path, loaded: object, limit: int) -> dict[str, Tensor]:
-    """The tensors of a state dict, unwrapped; anything that is not a plain, whole, finite tensor is refused.
-
-    Args:
-        source: for messages.
-        loaded: what the file held.
-        limit: bytes that all tensors together may take; views of one storage could take any amount.
-    """
-    import torch
-
-    def refuse(why: str) -> WeightsError:
-        return WeightsError(f"{printable(source)} was refused", why, "export a plain state dict of its network")
-
-    state = loaded
-    while isinstance(state, dict) and (inner := next((state[k] for k in _WRAPPERS if k in state), None)) is not None:
-        state = inner
-    if not isinstance(state, dict) or not state:
-        raise refuse("it holds no state dict")
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise refuse(f"entry {printable(str(name)[:80])} is {type(tensor).__name__}, not a tensor")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
-            raise refuse(f"tensor {printable(name)} is sparse, quantized, complex or empty of data")
-        if not tensor.is_contiguous():
-            raise refuse(f"tensor {printable(name)} is an expanded or strided view")
-        limit -= tensor.numel() * tensor.element_size()
-        if limit < 0:
-            raise refuse("its tensors are larger than the file")
-        if not name.endswith(_UNUSED):
-            tensors[name] = tensor.detach().clone()
-    _check_finite(source, tensors)
-    return tensors
 
 
 def _keep(tensors: Mapping[str, Tensor], file: Path, origin: str, origin_sha256: str, pinned: bool) -> Path:
@@ -563,14 +409,8 @@ def _verify_file(name: str, file: Path) -> Check:
     try:
         known, digest = _known_hash(file), _hash_of(file)
         if known != digest:
-            raise _damaged(file, f"its sha256 is {digest}, not {known}" if known else "there is no record of its hash")
+            raise damaged(file, f"its sha256 is {digest}, not {known}" if known else "there is no record of its hash")
         read_header(file)
     except WeightsError as error:
         return Check(name, "damaged", file, error.why or error.what)
     return Check(name, "ok", file, digest)
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text, safe to show, or its kind."""
-    text = str(error).strip().split("\n", 1)[0]
-    return printable(text[:200]) if text else type(error).__name__

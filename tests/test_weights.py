@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avtool import weights
+from avtool import tensorfiles, weights
 from avtool.errors import AvtoolError, UsageError, WeightsError
 
 torch = pytest.importorskip("torch")
@@ -62,6 +62,10 @@ def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def load(name: str, expect: Any = None, weights_dir: Path | None = None) -> weights.State:
+    return weights.load_safetensors(weights.path(name, weights_dir), expect)
+
+
 def refused(action: Callable[[], object], word: str, kind: type[AvtoolError] = WeightsError) -> AvtoolError:
     with pytest.raises(kind) as caught:
         action()
@@ -92,7 +96,7 @@ def test_everything_that_ships_is_in_the_manifest_and_sound(repo: Path) -> None:
     assert shipped == {entry.file for entry in weights.manifest().values() if entry.file}
     for name, entry in weights.manifest().items():
         if entry.file:
-            assert weights.load(name).sha256 == entry.sha256
+            assert load(name).sha256 == entry.sha256
     assert {check.name: check.state for check in weights.verify() if check.state == "damaged"} == {}
 
 
@@ -108,7 +112,7 @@ def test_teachers_can_be_imported(shared: Path, name: str, file: str, key: str, 
     refused(lambda: weights.path(name), f"avtool weights import {name} FILE")
     made = weights.import_weights(source, name)
     assert weights.path(name) == made
-    loaded = weights.load(name)
+    loaded = load(name)
     original = torch.load(source, weights_only=True)
     assert loaded.tensors.keys() == original.keys()
     assert loaded.tensors[key].shape == shape
@@ -134,12 +138,16 @@ def test_cache_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_shipped_weights_load_with_hash_and_metadata(embedded: Path) -> None:
-    state = weights.load("small", SHAPES)
+    state = load("small", SHAPES)
     assert state.sha256 == sha256((embedded / "small.safetensors").read_bytes())
     assert state.metadata == {"card": "x"}
     assert torch.equal(state.tensors["head.weight"], tensors()["head.weight"])
-    header = weights.read_header(embedded / "small.safetensors")
+    header = tensorfiles.read_header(embedded / "small.safetensors")
     assert header.shapes == SHAPES
+    assert weights.locate("small") == (embedded / "small.safetensors", state.sha256)
+    assert weights.load(embedded / "small.safetensors", SHAPES).keys() == SHAPES.keys()
+    assert weights.licence("small") == "l"
+    refused(lambda: weights.licence("smal"), "known: foreign, small", UsageError)
 
 
 def test_message_for_missing_weights_is_the_manual_route(embedded: Path, tmp_path: Path) -> None:
@@ -151,7 +159,7 @@ def test_message_for_missing_weights_is_the_manual_route(embedded: Path, tmp_pat
     place = Path(error.hint.split("or put it at ")[1])
     place.parent.mkdir(parents=True)
     (tmp_path / "foreign.pt").rename(place)
-    state = weights.load("foreign", SHAPES, cache)
+    state = load("foreign", SHAPES, cache)
     assert torch.equal(state.tensors["head.weight"], tensors()["head.weight"])
 
 
@@ -189,7 +197,7 @@ def test_bad_files_in_place_of_shipped_weights(embedded: Path, kind: str) -> Non
     file = embedded / "small.safetensors"
     data, word = bad_safetensors(file.read_bytes())[kind]
     file.write_bytes(data)
-    refused(lambda: weights.load("small"), word)
+    refused(lambda: load("small"), word)
     assert {check.name: check.state for check in weights.verify()}["small"] == "damaged"
 
 
@@ -202,7 +210,7 @@ def test_bad_files_in_place_of_shipped_weights(embedded: Path, kind: str) -> Non
     ],
 )
 def test_wrong_shapes(embedded: Path, expect: dict[str, tuple[int, ...]], word: str) -> None:
-    refused(lambda: weights.load("small", expect), word)
+    refused(lambda: load("small", expect), word)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -278,12 +286,12 @@ def test_large_files_are_hashed_when_they_change(tmp_path: Path, embedded: Path,
     hashed: list[Path] = []
     original = weights._hash_of
     monkeypatch.setattr(weights, "_hash_of", lambda f: (hashed.append(f), original(f))[1])
-    weights.load("foreign", SHAPES, cache)
+    load("foreign", SHAPES, cache)
     assert hashed == []
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
-    refused(lambda: weights.load("foreign", SHAPES, cache), "sha256")
+    refused(lambda: load("foreign", SHAPES, cache), "sha256")
     assert hashed == [file]
 
 
@@ -298,6 +306,12 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (str(self.witness),)
+
+
+def circular() -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    state["model"] = state
+    return state
 
 
 def deflated(data: bytes) -> bytes:
@@ -330,6 +344,7 @@ def bad_checkpoints(witness: Path) -> dict[str, tuple[bytes, str]]:
         "complex": (checkpoint({"x": torch.zeros(3, dtype=torch.complex64)}), "sparse, quantized, complex"),
         "NaN": (checkpoint({"x": torch.tensor([float("nan")])}), "NaN or infinity"),
         "number inside": (checkpoint({"x": torch.zeros(1), "epoch": 3}), "epoch is int"),
+        "wrapped in itself": (checkpoint(circular()), "is dict, not a tensor"),
         "a list": (checkpoint([torch.zeros(1)]), "no state dict"),
         "nothing": (checkpoint({}), "no state dict"),
         "grows when unpacked": (deflated(good), "would unpack to"),
@@ -382,7 +397,7 @@ def test_import_is_recorded_and_exact(embedded: Path, tmp_path: Path) -> None:
     record = weights._read_sidecar(file)
     assert record["sha256"] == sha256(file.read_bytes())
     assert (record["origin"], record["origin_sha256"], record["pinned"]) == ("foreign.pt", origin, True)
-    state = weights.load("foreign", SHAPES, cache)
+    state = load("foreign", SHAPES, cache)
     assert state.metadata == {"origin_sha256": origin}
     for name, tensor in tensors().items():
         assert torch.equal(state.tensors[name], tensor)
@@ -404,7 +419,7 @@ def test_wrapped_and_untidy_checkpoints(tmp_path: Path, wrap: Callable[[Any], An
     source = tmp_path / "in.pth"
     source.write_bytes(checkpoint(wrap(state)))
     weights.import_weights(source, "mine", accept_unpinned=True, weights_dir=tmp_path / "cache")
-    assert weights.load("mine", SHAPES, tmp_path / "cache").tensors.keys() == SHAPES.keys()
+    assert load("mine", SHAPES, tmp_path / "cache").tensors.keys() == SHAPES.keys()
     assert [c.state for c in weights.verify(tmp_path / "cache") if c.name == "mine"] == ["ok"]
 
 
@@ -414,7 +429,7 @@ def test_safetensors_and_old_format_can_be_imported(tmp_path: Path) -> None:
     for name, data in (("st", save(tensors())), ("old", buffer.getvalue())):
         (tmp_path / name).write_bytes(data)
         weights.import_weights(tmp_path / name, name, accept_unpinned=True, weights_dir=tmp_path / "cache")
-        state = weights.load(name, SHAPES, tmp_path / "cache")
+        state = load(name, SHAPES, tmp_path / "cache")
         assert np.array_equal(state.tensors["head.weight"].numpy(), tensors()["head.weight"].numpy())
 
 
