@@ -1,0 +1,487 @@
+"""Decodes in a child process, so that a crash, a hang or a memory bomb inside FFmpeg is an error and nothing more.
+
+The parent sends requests as lines of JSON and gets messages back through a pipe; pictures go through memory that both
+share. The child runs `python -m avtool.media.child`, imports neither torch nor anything of the upper layers, and ends
+when its parent's pipe closes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import mmap
+import os
+import queue
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+import avtool.errors
+from avtool.errors import AvtoolError, InputError
+from avtool.files import printable
+from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, PictureSpec, Progress, Sound
+from avtool.timegrid import Grid
+from avtool.timeline import AudioInfo, MediaInfo, Notice, VideoInfo
+
+STALL_SECONDS = 30.0  # without a sign of life while the parent waits: the child hangs
+MEMORY_BYTES = 3 << 30  # address space of the child; one 8K picture and its references need a third
+RING_BYTES = 64 << 20  # shared memory for pictures under way
+SLOTS = 8  # pictures under way at most
+PIPE_BYTES = 1 << 20  # 8 s of sound at 32 kHz
+SIGN_OF_LIFE = 0.25  # seconds between two progress messages
+
+HEADER = struct.Struct("<cIQ")  # kind, bytes of JSON, bytes of payload
+PICTURE, SOUND, PROGRESS, REPORT, PROBED, ERROR = b"P", b"S", b"G", b"R", b"M", b"E"
+CREDIT = b"+"
+
+_ROOT = str(Path(avtool.errors.__file__).parent.parent)
+
+
+def decode_in_child(
+    path: str | os.PathLike[str], request: DecodeRequest, on_progress: Progress | None = None
+) -> Iterator[Item]:
+    """`decode` in a child process of its own; see `DecodeChild.decode`."""
+    with DecodeChild() as child:
+        yield from child.decode(path, request, on_progress)
+
+
+class DecodeChild:
+    """A decoding process that serves one file after another.
+
+    `start` returns at once, so call it before heavy imports. A child that dies is replaced at the next request.
+    """
+
+    def __init__(self, *, stall_seconds: float = STALL_SECONDS, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._stall = stall_seconds
+        self._memory = memory_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ring: mmap.mmap | None = None
+        self._end: weakref.finalize[Any, DecodeChild] | None = None
+
+    def __enter__(self) -> DecodeChild:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts the process unless it runs; does not wait for it."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        shared = _shared_memory()
+        try:
+            arguments = ["-1" if shared is None else str(shared), str(self._stall), str(self._memory)]
+            self._process = subprocess.Popen(
+                # -P: the working folder may hold a file called numpy.py
+                [sys.executable, "-P", "-m", "avtool.media.child", *arguments],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
+                env=_environment(),
+                pass_fds=() if shared is None else (shared,),
+                process_group=0,  # Ctrl-C is the parent's to handle
+            )
+            self._ring = None if shared is None else mmap.mmap(shared, RING_BYTES)
+        finally:
+            if shared is not None:
+                os.close(shared)
+        self._end = weakref.finalize(self, _kill, self._process)
+        _widen(self._process.stdout)
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._end is not None:
+            self._end()
+        self._process = self._ring = self._end = None
+
+    def probe(
+        self, path: str | os.PathLike[str], limits: Limits | None = None, audio_track: int | None = None
+    ) -> MediaInfo:
+        """`avtool.media.probe.probe` in the child.
+
+        Raises:
+            InputError: also when the child crashed, hung or ran out of memory.
+        """
+        asked = {"do": "probe", "limits": asdict(limits or Limits()), "audio_track": audio_track}
+        for kind, meta, _ in self._ask(path, asked):
+            if kind == PROBED:
+                return _media_from(meta, path)
+        raise AssertionError("the child ended a request without an answer")
+
+    def decode(
+        self, path: str | os.PathLike[str], request: DecodeRequest, on_progress: Progress | None = None
+    ) -> Iterator[Item]:
+        """`avtool.media.decoding.decode` in the child: the same items.
+
+        Raises:
+            InputError: also when the child crashed, hung or ran out of memory.
+            UsageError: there is no such audio track.
+        """
+        pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+        for kind, meta, payload in self._ask(path, {"do": "decode", **_request_to(request)}):
+            if kind == PICTURE:
+                pixels = self._pixels(meta, payload, pixels)
+                yield Picture(meta["row"], meta["time"], pixels)
+            elif kind == SOUND:
+                yield Sound(meta["start"], _samples(meta, payload))
+            elif kind == PROGRESS and on_progress is not None:
+                on_progress(meta["stage"], meta["done"], meta["total"])
+            elif kind == REPORT:
+                yield _report_from(meta, path)
+
+    def _ask(
+        self, path: str | os.PathLike[str], asked: Mapping[str, Any]
+    ) -> Iterator[tuple[bytes, dict[str, Any], bytearray]]:
+        """Sends a request and yields the answers up to the last; a request that is left early ends the child."""
+        self.start()
+        whole = False
+        try:
+            name = base64.b64encode(os.fsencode(os.path.abspath(os.fspath(path)))).decode()
+            self._send(json.dumps({**asked, "path": name}).encode() + b"\n")
+            while not whole:
+                kind, meta, payload = self._receive()
+                whole = kind in (REPORT, PROBED, ERROR)
+                if kind == ERROR:
+                    raise _error_from(meta)
+                yield kind, meta, payload
+        except _Gone as gone:
+            raise self._explain(path, gone) from None
+        finally:
+            if not whole:
+                self.close()
+
+    def _pixels(
+        self, meta: Mapping[str, Any], payload: bytearray, last: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """The pixels of a picture message: out of the ring, out of the message, or those of the picture before."""
+        if meta["same"]:
+            return last
+        shape = tuple(meta["shape"])
+        if meta["offset"] is None:
+            pixels = np.frombuffer(payload, np.uint8).reshape(shape)
+        else:
+            assert self._ring is not None
+            pixels = np.ndarray(shape, np.uint8, self._ring, meta["offset"]).copy()
+            with suppress(_Gone):  # noticed at the next message
+                self._send(CREDIT + b"\n")
+        pixels.setflags(write=False)
+        return pixels
+
+    def _send(self, line: bytes) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+        except OSError:
+            raise _Gone from None
+
+    def _receive(self) -> tuple[bytes, dict[str, Any], bytearray]:
+        kind, meta, payload = HEADER.unpack(self._read(HEADER.size))
+        return kind, json.loads(self._read(meta)), self._read(payload)
+
+    def _read(self, size: int) -> bytearray:
+        assert self._process is not None and self._process.stdout is not None
+        data = bytearray(size)
+        view, fd, at = memoryview(data), self._process.stdout.fileno(), 0
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        while at < size:
+            if not poll.poll(self._stall * 1000):
+                raise _Gone(hung=True)
+            got = os.readv(fd, [view[at:]])
+            if not got:
+                raise _Gone
+            at += got
+        return data
+
+    def _explain(self, path: str | os.PathLike[str], gone: _Gone) -> InputError:
+        assert self._process is not None
+        process = self._process
+        if gone.hung:
+            process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        code = process.returncode
+        if gone.hung or code == -signal.SIGALRM:
+            why = f"the decoder did nothing for {self._stall:.0f} s and was stopped"
+        elif code == -signal.SIGKILL:
+            why = "the decoder was killed, most likely because memory ran out"
+        elif code is not None and code < 0:
+            why = f"the decoder crashed ({signal.Signals(-code).name})"
+        else:
+            why = f"the decoder ended without an answer (status {code})"
+        return InputError(f"{printable(path)} cannot be decoded", why, "re-encode the file, for example with ffmpeg")
+
+
+class _Gone(Exception):
+    """The child hangs or has ended."""
+
+    def __init__(self, hung: bool = False) -> None:
+        self.hung = hung
+
+
+def _shared_memory() -> int | None:
+    """A descriptor of nameless shared memory, so that nothing is left behind however the processes end."""
+    if sys.platform != "linux":
+        return None  # pictures go through the pipe
+    try:
+        fd = os.memfd_create("avtool")
+        os.ftruncate(fd, RING_BYTES)
+    except OSError:
+        return None
+    return fd
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH")) if p)
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**os.environ, **one, "MALLOC_ARENA_MAX": "2", "PYTHONPATH": path}
+
+
+def _widen(pipe: Any) -> None:
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+
+
+# ---------------------------------------------------------------- records to JSON and back
+
+
+def _request_to(request: DecodeRequest) -> dict[str, Any]:
+    """Fractions as text, the rest as it is."""
+    spec = None if request.pictures is None else asdict(request.pictures)
+    return {
+        "pictures": spec,
+        "sample_rate": request.sample_rate,
+        "grid": [str(request.grid.segment), str(request.grid.stride)],
+        "audio_track": request.audio_track,
+        "start": None if request.start is None else str(Fraction(request.start)),
+        "end": None if request.end is None else str(Fraction(request.end)),
+        "limits": asdict(request.limits),
+    }
+
+
+def _request_from(asked: Mapping[str, Any]) -> DecodeRequest:
+    segment, stride = asked["grid"]
+    return DecodeRequest(
+        None if asked["pictures"] is None else PictureSpec(**asked["pictures"]),
+        asked["sample_rate"],
+        Grid(Fraction(segment), Fraction(stride)),
+        asked["audio_track"],
+        None if asked["start"] is None else Fraction(asked["start"]),
+        None if asked["end"] is None else Fraction(asked["end"]),
+        Limits(**asked["limits"]),
+    )
+
+
+def _media_to(media: MediaInfo) -> dict[str, Any]:
+    return {**asdict(media), "path": ""}  # a path need not be text
+
+
+def _media_from(meta: Mapping[str, Any], path: str | os.PathLike[str]) -> MediaInfo:
+    parts = {
+        "path": os.path.abspath(os.fspath(path)),
+        "video": None if meta["video"] is None else VideoInfo(**meta["video"]),
+        "audio": None if meta["audio"] is None else AudioInfo(**meta["audio"]),
+    }
+    return MediaInfo(**{**meta, **parts})
+
+
+def _report_from(meta: Mapping[str, Any], path: str | os.PathLike[str]) -> DecodeReport:
+    notices = tuple(Notice(**n) for n in meta["notices"])
+    return DecodeReport(**{**meta, "media": _media_from(meta["media"], path), "notices": notices})
+
+
+def _samples(meta: Mapping[str, Any], payload: bytearray) -> npt.NDArray[np.float32]:
+    return np.frombuffer(payload, np.float32) if payload else np.zeros(meta["samples"], np.float32)
+
+
+def _error_from(meta: Mapping[str, Any]) -> Exception:
+    kind = getattr(avtool.errors, meta["type"], None)
+    if isinstance(kind, type) and issubclass(kind, AvtoolError):
+        return kind(meta["what"], meta["why"], meta["hint"])
+    return RuntimeError(f"the decoding process failed:\n{meta['what']}")
+
+
+# ---------------------------------------------------------------- inside the child
+
+
+class Server:
+    """The child's side: answers requests until the parent's pipe closes."""
+
+    def __init__(self, stdout: int, shared: int, stall: float) -> None:
+        self._out = stdout
+        self._limit = 2 * stall  # the parent stops the child earlier, if there is a parent
+        self._memory = mmap.mmap(shared, RING_BYTES) if shared >= 0 else None
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._credits = threading.Semaphore(SLOTS)
+        self._slot = 0  # slots given out so far
+        self._slot_bytes = RING_BYTES // SLOTS
+        self._slots = SLOTS
+        self._given: tuple[npt.NDArray[np.uint8], int] | None = None  # the last pixels and where they lie
+        self._sent: npt.NDArray[np.uint8] | None = None  # the pixels of the last picture message
+        self._last_sign = 0.0
+
+    def run(self) -> NoReturn:
+        """Serves for ever; the listening thread ends the process."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while True:
+            self._patience(0)
+            asked = self._requests.get()
+            self._patience(self._limit)
+            self._answer(asked)
+
+    def _listen(self) -> NoReturn:
+        """Takes credits and requests; the end of the pipe is the end of the process, whatever it is doing."""
+        rest = b""
+        while data := os.read(0, 65_536):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line == CREDIT:
+                    self._credits.release()
+                else:
+                    self._requests.put(json.loads(line))
+        os._exit(0)
+
+    def _answer(self, asked: dict[str, Any]) -> None:
+        path = os.fsdecode(base64.b64decode(asked["path"]))
+        try:
+            if asked["do"] == "probe":
+                from avtool.media.probe import probe
+
+                media = probe(path, Limits(**asked["limits"]), asked["audio_track"])
+                self._send(PROBED, _media_to(media))
+            else:
+                self._decode(path, _request_from(asked))
+        except AvtoolError as error:
+            self._error(type(error).__name__, error.what, error.why, error.hint)
+        except MemoryError:
+            what, why = f"{printable(path)} cannot be decoded", "it needs more memory than the decoder may use"
+            self._error("InputError", what, why, "re-encode the file at a smaller size")
+        except Exception:
+            self._error("", traceback.format_exc(), "", "")
+
+    def _decode(self, path: str, request: DecodeRequest) -> None:
+        from avtool.media.decoding import decode
+
+        self._sent = self._given = None
+        for item in decode(path, request, self._progress, allocate=self._allocate):
+            if isinstance(item, Picture):
+                self._picture(item)
+            elif isinstance(item, Sound):
+                silent = not item.samples.any()
+                payload = None if silent else np.ascontiguousarray(item.samples)
+                self._send(SOUND, {"start": item.start, "samples": len(item.samples)}, payload)
+            else:
+                self._send(REPORT, {**asdict(item), "media": _media_to(item.media)})
+
+    def _picture(self, picture: Picture) -> None:
+        pixels = picture.pixels
+        same = pixels is self._sent
+        offset = self._given[1] if self._given is not None and self._given[0] is pixels else None
+        meta = {"row": picture.row, "time": picture.time, "shape": pixels.shape, "same": same, "offset": offset}
+        self._send(PICTURE, meta, pixels if not same and offset is None else None)
+        self._sent = pixels
+
+    def _allocate(self, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+        """Memory for one picture: a free slot of the ring, or private memory if it is too large for one."""
+        size = shape[0] * shape[1] * shape[2]
+        if self._memory is None or size > RING_BYTES // 2:
+            return np.empty(shape, np.uint8)
+        self._patience(0)  # waiting for the parent is no hang
+        if size != self._slot_bytes:
+            for _ in range(self._slots):
+                self._credits.acquire()
+            self._slot_bytes, self._slots, self._slot = size, min(SLOTS, RING_BYTES // max(1, size)), 0
+            for _ in range(self._slots):
+                self._credits.release()
+        self._credits.acquire()
+        self._patience(self._limit)
+        offset = self._slot % self._slots * self._slot_bytes
+        self._slot += 1
+        pixels: npt.NDArray[np.uint8] = np.ndarray(shape, np.uint8, self._memory, offset)
+        self._given = (pixels, offset)
+        return pixels
+
+    def _progress(self, stage: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        if now - self._last_sign >= SIGN_OF_LIFE:
+            self._last_sign = now
+            self._send(PROGRESS, {"stage": stage, "done": done, "total": total})
+
+    def _error(self, kind: str, what: str, why: str, hint: str) -> None:
+        self._send(ERROR, {"type": kind, "what": what, "why": why, "hint": hint})
+
+    def _send(self, kind: bytes, meta: Mapping[str, Any], payload: npt.NDArray[Any] | None = None) -> None:
+        text = json.dumps(meta).encode()
+        body = memoryview(b"") if payload is None else payload.reshape(-1).view(np.uint8).data
+        self._patience(0)  # waiting for the parent is no hang
+        try:
+            _write(self._out, HEADER.pack(kind, len(text), len(body)) + text)
+            _write(self._out, body)
+        except OSError:
+            os._exit(0)
+        self._patience(self._limit)
+
+    def _patience(self, seconds: float) -> None:
+        """The kernel ends the process when it does nothing for so long, even inside FFmpeg; 0 is for ever."""
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _write(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _limit_memory(size: int) -> None:
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (size if hard < 0 else min(size, hard), hard))
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Entry point of the child: descriptor of the shared memory (or -1), seconds of patience, bytes of memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    shared, stall, memory = int(arguments[0]), float(arguments[1]), int(arguments[2])
+    _limit_memory(memory)
+    out = os.dup(1)
+    os.dup2(2, 1)  # nothing that a library prints may reach the parent as a message
+    import avtool.media.decoding  # noqa: F401  ready before the first request
+
+    Server(out, shared, stall).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,157 @@
+"""Chooses the picture on screen at the centre of each grid row and turns it into upright RGB pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+
+from avtool.media.clock import Timed
+from avtool.media.probe import rotation
+from avtool.media.request import Picture, PictureSpec
+from avtool.timegrid import Grid
+
+HOLD = Fraction(1)  # seconds that a picture stays on screen after its end when nothing follows
+UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+HD_LINES = 720  # untagged material of this height is BT.709
+THIN = 6  # beyond this aspect the picture is cut before it is scaled, so that a thin strip cannot grow huge
+
+Pixels = npt.NDArray[np.uint8]
+Allocate = Callable[[tuple[int, int, int]], Pixels]
+
+
+def new_pixels(shape: tuple[int, int, int]) -> Pixels:
+    """Memory for one picture."""
+    return np.empty(shape, np.uint8)
+
+
+class Converter:
+    """Decoded frames to upright RGB pixels of the size that a `PictureSpec` asks for."""
+
+    def __init__(self, spec: PictureSpec, allocate: Allocate = new_pixels) -> None:
+        self._spec = spec
+        self._allocate = allocate
+        self._scalers: dict[tuple[str, int, int], VideoReformatter] = {}  # one per source format
+
+    def __call__(self, frame: VideoFrame) -> Pixels:
+        """(H, W, 3) uint8, read-only."""
+        rgb = self._rgb(frame)
+        turned = np.rot90(rgb, -rotation(frame) // 90)  # numpy turns anticlockwise
+        view = self._cut(turned)
+        pixels = self._allocate((view.shape[0], view.shape[1], 3))
+        np.copyto(pixels, view)
+        pixels.setflags(write=False)
+        return pixels
+
+    def _rgb(self, frame: VideoFrame) -> Pixels:
+        """The whole picture, scaled, as a view of FFmpeg's memory."""
+        width, height = frame.width, frame.height
+        scaler = self._scaler(frame)
+        # Untagged pictures would be read as BT.601 at any size.
+        untagged = frame.colorspace == UNSPECIFIED and height >= HD_LINES and not frame.format.is_rgb
+        matrix = "ITU709" if untagged else None
+        short = self._spec.short
+        if short is None:
+            return _plane(scaler.reformat(frame, width, height, "rgb24", src_colorspace=matrix, threads=1))
+        if max(width, height) > THIN * min(width, height):
+            full = _plane(scaler.reformat(frame, width, height, "rgb24", src_colorspace=matrix, threads=1))
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(_centre(full, THIN * min(width, height))), "rgb24")
+            width, height, matrix = frame.width, frame.height, None
+            scaler = self._scaler(frame)
+        w, h = scaled(width, height, short)
+        args = {"interpolation": "AREA", "threads": 1}
+        return _plane(scaler.reformat(frame, w, h, "rgb24", src_colorspace=matrix, **args))  # type: ignore[arg-type]
+
+    def _scaler(self, frame: VideoFrame) -> VideoReformatter:
+        key = (frame.format.name, frame.width, frame.height)
+        if key not in self._scalers:
+            self._scalers.clear()  # sizes that come back are rarer than files that change size at every picture
+            self._scalers[key] = VideoReformatter()
+        return self._scalers[key]
+
+    def _cut(self, pixels: Pixels) -> Pixels:
+        spec = self._spec
+        if spec.crop is not None:
+            return _centre(pixels, spec.crop)
+        if spec.short is not None:
+            return _centre(pixels, max(spec.short, int(spec.short * spec.max_aspect)))
+        return pixels
+
+
+def scaled(width: int, height: int, short: int) -> tuple[int, int]:
+    """Width and height with the short side at `short` pixels and the aspect kept."""
+    if width <= height:
+        return short, max(short, round(height * short / width))
+    return max(short, round(width * short / height)), short
+
+
+def _plane(frame: VideoFrame) -> Pixels:
+    """The pixels of an rgb24 frame without a copy: (H, W, 3), rows padded."""
+    plane = frame.planes[0]
+    rows: Pixels = np.frombuffer(plane, np.uint8)[: plane.line_size * frame.height].reshape(frame.height, -1)
+    return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
+
+
+def _centre(pixels: Pixels, limit: int) -> Pixels:
+    """The middle of a picture, at most `limit` pixels in each direction."""
+    top = max(0, (pixels.shape[0] - limit) // 2)
+    left = max(0, (pixels.shape[1] - limit) // 2)
+    return pixels[top : top + limit, left : left + limit]
+
+
+@dataclass
+class RowPicker:
+    """Assigns to each row the frame on screen at its centre: the last one that appeared before or at it.
+
+    `row` is the next row that is open. A frame stays on screen until the next one; where the stream may have a hole
+    (`gap` of `feed`) at most one second longer than its own length.
+    """
+
+    grid: Grid
+    convert: Callable[[VideoFrame], Pixels]
+    row: int
+    stop: int | None  # rows from here on are not wanted
+    end: Fraction = Fraction(0)  # end of the last frame, seconds
+    _held: Timed[VideoFrame] | None = None
+    _pixels: Pixels | None = field(default=None, repr=False)  # of the held frame, once converted
+
+    @property
+    def done(self) -> bool:
+        """No row is left that a later frame could be shown in."""
+        return self.stop is not None and self.row >= self.stop
+
+    def feed(self, timed: Timed[VideoFrame], gap: bool) -> Iterator[Picture]:
+        """The rows that are certain once this frame is known; frames that run backwards are not shown."""
+        held = self._held
+        if held is not None and timed.time < held.time:
+            return
+        if held is not None:
+            yield from self._show(held, min(timed.time, held.end + HOLD) if gap else timed.time)
+        self._skip_to(timed.time)
+        self._held, self._pixels = timed, None
+        self.end = max(self.end, timed.end)
+
+    def finish(self, rows: int) -> Iterator[Picture]:
+        """The rows in which the last frame is still shown; the file has `rows` rows."""
+        if self._held is not None:
+            self.stop = rows if self.stop is None else min(rows, self.stop)
+            yield from self._show(self._held, self._held.end + HOLD)
+            self._held = self._pixels = None
+
+    def _show(self, timed: Timed[VideoFrame], until: Fraction) -> Iterator[Picture]:
+        """The frame in every open row whose centre lies before `until`."""
+        while not self.done and self.grid.centre(self.row) < until:
+            if self._pixels is None:
+                self._pixels = self.convert(timed.frame)
+            yield Picture(self.row, float(timed.time), self._pixels)
+            self.row += 1
+
+    def _skip_to(self, time: Fraction) -> None:
+        """Leaves the rows before `time` without a picture."""
+        while self.grid.centre(self.row) < time and not self.done:
+            self.row += 1
