@@ -112,6 +112,13 @@ class DecodeChild:
             self._end()
         self._process = self._ring = self._end = None
 
+    def kill(self) -> None:
+        """Ends the process without waiting for it; takes no lock, so an interrupt handler may call it."""
+        process = self._process
+        if process is not None:
+            with suppress(OSError):
+                process.kill()
+
     def probe(
         self, path: str | os.PathLike[str], limits: Limits | None = None, audio_track: int | None = None
     ) -> MediaInfo:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from avtool.media.clock import Timed
 from avtool.media.probe import rotation
@@ -54,7 +54,7 @@ class Converter:
         scaler = self._scaler(frame)
         # Untagged pictures would be read as BT.601 at any size.
         untagged = frame.colorspace == UNSPECIFIED and height >= HD_LINES and not frame.format.is_rgb
-        matrix = "ITU709" if untagged else None
+        matrix = Colorspace.ITU709 if untagged else None
         short = self._spec.short
         if short is None:
             return _plane(scaler.reformat(frame, width, height, "rgb24", src_colorspace=matrix, threads=1))
@@ -64,8 +64,8 @@ class Converter:
             width, height, matrix = frame.width, frame.height, None
             scaler = self._scaler(frame)
         w, h = scaled(width, height, short)
-        args = {"interpolation": "AREA", "threads": 1}
-        return _plane(scaler.reformat(frame, w, h, "rgb24", src_colorspace=matrix, **args))  # type: ignore[arg-type]
+        area = Interpolation.AREA
+        return _plane(scaler.reformat(frame, w, h, "rgb24", src_colorspace=matrix, interpolation=area, threads=1))
 
     def _scaler(self, frame: VideoFrame) -> VideoReformatter:
         key = (frame.format.name, frame.width, frame.height)
@@ -93,7 +93,9 @@ def scaled(width: int, height: int, short: int) -> tuple[int, int]:
 def _plane(frame: VideoFrame) -> Pixels:
     """The pixels of an rgb24 frame without a copy: (H, W, 3), rows padded."""
     plane = frame.planes[0]
-    rows: Pixels = np.frombuffer(plane, np.uint8)[: plane.line_size * frame.height].reshape(frame.height, -1)
+    rows: Pixels = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * frame.height].reshape(
+        frame.height, -1
+    )
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 

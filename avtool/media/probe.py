@@ -16,7 +16,6 @@ import av
 import av.error
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.format import Flags
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -41,6 +40,7 @@ LATE_PROBE = {"probesize": "67108864", "analyzeduration": "60000000"}  # 64 MiB,
 NO_HEADER = {"mpegts", "mpeg", "flv", "live_flv", "asf"}  # containers in which a stream may appear anywhere
 COUNTS_FROM_ZERO = {"matroska,webm"}  # the declared duration includes the start offset
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}  # the index lists packets, it is not an estimate
+TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
 FIRST_PICTURE_SECONDS = 1.0  # longest that `probe` looks for a picture
 
 _MAGIC = (
@@ -102,7 +102,7 @@ class Media:
     @property
     def jumps_expected(self) -> bool:
         """Whether timestamps may jump in this container by design (MPEG-TS and -PS)."""
-        return bool(self.container.format.flags & Flags.ts_discont.value)
+        return bool(self.container.format.flags & TS_DISCONT)
 
     def indexed_until(self, stream: Stream) -> Fraction | None:
         """Seconds up to which the container's own index lists packets of `stream`; None without an index of packets."""
@@ -248,7 +248,7 @@ def _choose_video(container: InputContainer) -> VideoStream | None:
     moving = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & still]
     best = container.streams.best("video")
     if best in moving:
-        return best  # type: ignore[return-value]
+        return best
     return max(moving, key=lambda s: (s.width or 0) * (s.height or 0), default=None)
 
 
@@ -266,7 +266,7 @@ def _choose_audio(
     best = container.streams.best("audio", related=video)
     playable = [s for s in tracks if s.codec_context is not None]
     chosen = best if best in playable else next(iter(playable), None)
-    return chosen, tracks.index(chosen) if chosen is not None else 0  # type: ignore[arg-type, return-value]
+    return chosen, tracks.index(chosen) if chosen is not None else 0
 
 
 def _no_streams(container: InputContainer) -> str:
