@@ -192,7 +192,7 @@ class Correspondence(nn.Module):
         self._clamp()
         clip, step = mask.nonzero(as_tuple=True)  # (N,), (N,)
         if clip.numel() == 0:
-            return visual.sum() * 0
+            return visual[mask].sum()
         v = F.normalize(self.visual(visual[mask]), dim=-1)  # (N, D / 2)
         a = F.normalize(self.audio(audio[mask]), dim=-1)
         return 0.5 * (self._direction(v, a, clip, step) + self._direction(a, v, clip, step))
@@ -268,7 +268,7 @@ class LoCoLoss(nn.Module):
     def __init__(self, config: LoCoConfig, start: float = 250.0, momentum: float = 0.9) -> None:
         super().__init__()
         self.config, self.momentum = config, momentum
-        self.register_buffer("normaliser", torch.tensor(start))
+        self.register_buffer("normaliser", torch.tensor(float(start)))
         self.correspondence = None
         if config.lcf_weight:
             lcf = Correspondence(config.width, config.max_length, config.lcf_target, config.lcf_objective)

@@ -127,6 +127,11 @@ def renamed(name: str) -> str:
     return name
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def golden(shared: Path) -> dict[str, np.ndarray]:
     path = shared / "golden" / "unav_tiny.npz"
