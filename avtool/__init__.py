@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avtool.features.extract import extract as extract_features
-    from avtool.pipeline import localize
+    from avtool.pipeline import extract_features, localize
     from avtool.settings import Settings
     from avtool.timeline import Event, Timeline
 
@@ -19,7 +18,7 @@ _HOMES = {
     "Event": ("avtool.timeline", "Event"),
     "Settings": ("avtool.settings", "Settings"),
     "Timeline": ("avtool.timeline", "Timeline"),
-    "extract_features": ("avtool.features.extract", "extract"),
+    "extract_features": ("avtool.pipeline", "extract_features"),
     "localize": ("avtool.pipeline", "localize"),
 }
 

@@ -27,6 +27,7 @@ LAYERS = {
     "avtool.models": 2,
     "avtool.detect": 3,
     "avtool.evaluation": 3,
+    "avtool.session": 3,
     "avtool.pipeline": 4,
     "avtool.batch": 5,
     "avtool.training": 5,

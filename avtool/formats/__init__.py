@@ -1,9 +1,11 @@
-"""The formats a timeline can be written in: format name -> text."""
+"""The formats a timeline can be written in."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from avtool.files import write_atomic
 from avtool.formats.subtitles import srt
 from avtool.timeline import Timeline, to_json
 
@@ -17,3 +19,13 @@ def render(timeline: Timeline, name: str, folder: Path | None = None) -> str:
         folder: where the file will lie; paths inside are relative to it.
     """
     return to_json(timeline, folder) if name == "json" else srt(timeline)
+
+
+def write_all(timeline: Timeline, files: Mapping[str, Path]) -> None:
+    """Writes every format (name -> file), the JSON last: it says that all is there.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    for name, path in sorted(files.items(), key=lambda item: item[0] == "json"):
+        write_atomic(path, render(timeline, name, path.parent))

@@ -1,0 +1,1 @@
+"""Whole folders: plan, run, record, close."""

@@ -1,0 +1,1 @@
+"""The command line; importing it loads neither torch nor av."""

@@ -1,0 +1,217 @@
+"""From a path to a timeline: the story of avtool on one screen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from fractions import Fraction
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from avtool import __version__
+from avtool.detect.events import NO_THRESHOLD, select
+from avtool.detect.proposals import Proposals
+from avtool.detect.softnms import suppress
+from avtool.detect.stitch import Stitched, stitch
+from avtool.errors import UsageError
+from avtool.session import OnProgress, Session, is_features
+from avtool.settings import Settings, did_you_mean
+from avtool.timegrid import Grid, windows
+from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, RunInfo, Timeline
+
+if TYPE_CHECKING:
+    from avtool.features.store import Features
+
+CURVE_CLASSES = 8  # classes whose curves are stored besides those that have events
+
+
+def localize(
+    path: str | os.PathLike[str],
+    settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    session: Session | None = None,
+    **options: Any,
+) -> Timeline:
+    """Finds what can be both heard and seen in one file; a bad file is refused before anything is loaded.
+
+    Args:
+        path: a video, or features that avtool wrote (.npz).
+        settings: all settings at once; single ones may be given by name instead, e.g. `min_score=0.4`.
+        on_progress: called with (stage, done, total), both in seconds of media.
+        session: what is loaded already, for many files; its settings hold.
+        **options: fields of `Settings`.
+
+    Raises:
+        UsageError: a setting is unknown or out of range.
+        InputError: the file is not readable as media, or too much of it is not decodable.
+        WeightsError: weights are missing or damaged.
+        DeviceError: the device is not available or out of memory.
+    """
+    say = on_progress or _nothing
+    if session is None:
+        with Session(_with_options(settings, options)) as session:
+            return localize(path, None, say, session=session)
+    features = session.features(path, say, pair=True)
+    info, grid = session.info, session.info.grid
+    first, last = _rows(grid, features, session.settings)
+    part = features.part(first, last)
+    plan = list(windows(part.rows, info.window, info.hop)) if _has_both(part) else []
+    outputs = []
+    for window in plan:
+        outputs.append(session.localizer.run(part, window.start, window.stop))
+        say("localize", float(grid.start(window.stop)), float(grid.start(part.rows)))
+    stitched = stitch(outputs, plan, part.rows, grid)
+    proposals = _moved(stitched.proposals, grid.start(first), session.settings)
+    candidates = suppress(proposals, **_soft_nms(session))
+    fingerprint = session.fingerprint(features.media, features.weights if is_features(path) else None)
+    return _timeline(session, features, first, stitched, candidates, fingerprint)
+
+
+def extract_features(
+    path: str | os.PathLike[str],
+    settings: Settings | None = None,
+    on_progress: OnProgress | None = None,
+    *,
+    session: Session | None = None,
+    **options: Any,
+) -> Features:
+    """What the encoders make of one file, a row per segment of the model's grid. Arguments and errors as `localize`."""
+    if session is not None:
+        return session.features(path, on_progress or _nothing)
+    with Session(_with_options(settings, options)) as session:
+        return session.features(path, on_progress or _nothing)
+
+
+def _nothing(stage: str, done: float, total: float) -> None:
+    """The progress hook of those who want none."""
+
+
+def _with_options(settings: Settings | None, options: dict[str, Any]) -> Settings:
+    known = [f.name for f in fields(Settings)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"no setting '{name}'", hint=did_you_mean(name, known))
+    return replace(settings or Settings(), **options)
+
+
+def _rows(grid: Grid, features: Features, settings: Settings) -> tuple[int, int]:
+    """Rows [first, last) that lie at least partly in the span the user asked for."""
+    first = floor((settings.start or Fraction(0)) / grid.stride)
+    last = features.rows if settings.end is None else min(features.rows, ceil(settings.end / grid.stride))
+    return min(first, last), last
+
+
+def _has_both(part: Features) -> bool:
+    """False where an audible and visible event cannot exist."""
+    return bool(part.rows and part.heard.any() and part.seen.any())
+
+
+def _moved(proposals: Proposals, offset: Fraction, settings: Settings) -> Proposals:
+    """Times counted from the start of the file, cut to the span the user asked for."""
+    low, high = float(settings.start or 0), float(settings.end) if settings.end is not None else np.inf
+    starts = np.clip(proposals.starts + float(offset), low, high)
+    ends = np.clip(proposals.ends + float(offset), low, high)
+    return Proposals(starts, ends, proposals.labels, proposals.scores).take(ends > starts)
+
+
+def _effective(session: Session) -> dict[str, Any]:
+    """All settings as they take effect: what the user left open has the model's own value."""
+    given = session.settings.record()
+    own = dict(session.info.settings)
+    return {**own, **{name: own.get(name) if value is None else value for name, value in given.items()}}
+
+
+def _soft_nms(session: Session) -> dict[str, Any]:
+    """Arguments of `suppress`: what neither user nor model says is left to its defaults."""
+    names = {
+        "method": "nms",
+        "sigma": "sigma",
+        "iou_threshold": "iou_threshold",
+        "min_score": "nms_floor",
+        "voting": "voting",
+        "class_wise": "class_wise",
+    }
+    values = _effective(session)
+    return {argument: values[name] for argument, name in names.items() if values.get(name) is not None}
+
+
+def _timeline(
+    session: Session, features: Features, first: int, stitched: Stitched, candidates: Proposals, fingerprint: str
+) -> Timeline:
+    """What was found, with where it came from."""
+    settings, vocabulary, media = session.settings, session.info.vocabulary, features.media
+    shown = vocabulary.select(settings.classes)
+    found = select(candidates, vocabulary, shown, 0.0, duration=media.duration)
+    events = select(candidates, vocabulary, shown, settings.min_score, settings.max_events, duration=media.duration)
+    heard_only, seen_only = _unconfirmed(session, first, stitched, events)
+    return Timeline(
+        media=media,
+        events=events,
+        candidates=tuple(event for event in found if event.score >= CANDIDATE_FLOOR),
+        run=_run_info(session, features, fingerprint),
+        warnings=features.notices,
+        best_score=max((event.score for event in found), default=None),
+        heard_only=heard_only,
+        seen_only=seen_only,
+        curves=_curves(session, first, stitched, events, found),
+    )
+
+
+def _run_info(session: Session, features: Features, fingerprint: str) -> RunInfo:
+    info = session.info
+    return RunInfo(
+        tool=f"avtool {__version__}",
+        model=info.name,
+        weights={**info.weights, **features.weights},
+        settings=_effective(session),
+        device=session.device.type,
+        fingerprint=fingerprint,
+        details=info.details,
+        encoders={"visual": features.visual_encoder, "audio": features.audio_encoder},
+    )
+
+
+def _unconfirmed(session: Session, first: int, stitched: Stitched, events: Sequence[Event]) -> tuple[int, int]:
+    """Stretches above the threshold in one medium alone, in which no event of the class lies: in sound, in picture."""
+    vocabulary, grid = session.info.vocabulary, session.info.grid
+    counts = [0, 0]
+    for label in vocabulary.select(session.settings.classes) if stitched.curve.size else ():
+        own = [e for e in events if e.label == vocabulary.names[label]]
+        for i, curve in enumerate((stitched.audio_curve, stitched.visual_curve)):
+            for start, stop in _stretches(curve[:, label] >= _threshold(session, label)):
+                begin, end = float(grid.start(first + start)), float(grid.start(first + stop))
+                counts[i] += not any(e.start < end and e.end > begin for e in own)
+    return counts[0], counts[1]
+
+
+def _threshold(session: Session, label: int) -> float:
+    if session.settings.min_score is not None:
+        return session.settings.min_score
+    thresholds = session.info.vocabulary.thresholds
+    return thresholds[label] if thresholds else NO_THRESHOLD
+
+
+def _stretches(above: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Runs of True as (first row, row after the last)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _curves(
+    session: Session, first: int, stitched: Stitched, events: Sequence[Event], found: Sequence[Event]
+) -> Curves | None:
+    """Curves of the classes that have events and of the strongest others, from the start of the file on."""
+    strongest = sorted(found, key=lambda event: -event.score)
+    others = list(dict.fromkeys(event.label for event in strongest))[:CURVE_CLASSES]
+    labels = sorted({event.label for event in events} | set(others))
+    if not labels:
+        return None
+    columns = [session.info.vocabulary.index(label) for label in labels]
+    values = np.round(255 * np.clip(stitched.curve[:, columns], 0, 1)).astype(np.uint8)  # (n, C)
+    before = np.zeros((first, len(labels)), np.uint8)
+    return Curves(tuple(labels), float(session.info.grid.stride), np.concatenate([before, values]))

@@ -1,0 +1,311 @@
+"""What is loaded once for many files: the decoder's process, the localizer, its encoders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from avtool import interrupts
+from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
+from avtool.files import printable
+from avtool.media.request import DecodeRequest, Limits, PictureSpec
+from avtool.settings import Settings, did_you_mean
+from avtool.timeline import SCHEMA, MediaInfo
+
+if TYPE_CHECKING:
+    import torch
+
+    from avtool.features.encoders.catalog import Encoder
+    from avtool.features.store import Features
+    from avtool.media.child import DecodeChild
+    from avtool.models.zoo import Localizer, ModelInfo
+
+OnProgress = Callable[[str, float, float], None]  # stage, done, total; both in seconds of media
+LOST_SHARE = 0.02  # of the file's span ...
+LOST_SECONDS = 1.0  # ... and at least this long: then a result would claim more than was analysed
+FEATURES_SUFFIX = ".npz"
+QUIET_PICTURES = PictureSpec(short=32)  # where only the state of a file matters, not what is in it
+QUIET_RATE = 8000
+
+
+class Session:
+    """Loads each part when it is first needed, so that a bad file is refused before torch is imported."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._child: DecodeChild | None = None
+        self._forget: Callable[[], None] = lambda: None
+
+    def load(self) -> None:
+        """Loads everything now: the decoder's process first, so that it starts while torch loads.
+
+        Raises:
+            UsageError, WeightsError, DeviceError: as `pipeline.localize`.
+        """
+        self._decoder()
+        _ = self.localizer, self.visual, self.audio
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return choose_device(self.settings.device)
+
+    @cached_property
+    def localizer(self) -> Localizer:
+        """The model."""
+        from avtool.models import zoo
+
+        localizer = zoo.load(self.settings.model, self.device)
+        localizer.info.vocabulary.select(self.settings.classes)  # a wrong class name is said before any work
+        return localizer
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model says about itself."""
+        return self.localizer.info
+
+    @cached_property
+    def visual(self) -> Encoder:
+        """The encoder of pictures."""
+        from avtool.features.encoders.catalog import VISUAL
+
+        return choose_encoder("visual", self.settings.visual, self.info.visual, VISUAL, self.device)
+
+    @cached_property
+    def audio(self) -> Encoder:
+        """The encoder of sound."""
+        from avtool.features.encoders.catalog import AUDIO
+
+        return choose_encoder("audio", self.settings.audio, self.info.audio, AUDIO, self.device)
+
+    @property
+    def title(self) -> str:
+        """The model for people: its name and the beginning of its hash."""
+        digests = " ".join(digest[:8] for digest in self.info.weights.values())
+        return f"{self.info.name} (sha {digests})" if digests else self.info.name
+
+    @property
+    def encoder_title(self) -> str:
+        """The encoders for people."""
+        return f"{self.visual.name} (visual), {self.audio.name} (audio)"
+
+    def features(self, path: str | os.PathLike[str], on_progress: OnProgress, pair: bool = False) -> Features:
+        """Features of one file, read if it holds features, else made from the streams it has.
+
+        Args:
+            path: a video or a feature file.
+            on_progress: see `OnProgress`.
+            pair: encode nothing unless the file has both sound and picture; it is decoded to the end all the same.
+
+        Raises:
+            InputError: not readable, or too much of it is not decodable.
+        """
+        if is_features(path):
+            from avtool.features.store import load_npz
+
+            return load_npz(Path(path))
+        media = probe_input(path, self.settings)
+        decoder = self._decoder()
+        silent = pair and not (media.has_audio and media.has_video)
+        visual = self.visual if media.has_video and not silent else None
+        audio = self.audio if media.has_audio and not silent else None
+        features = self._extract(decoder, path, media, visual, audio, on_progress)
+        refuse_partial(features, self.settings.allow_partial, path)
+        return features
+
+    def _extract(
+        self,
+        decoder: DecodeChild,
+        path: str | os.PathLike[str],
+        media: MediaInfo,
+        visual: Encoder | None,
+        audio: Encoder | None,
+        on_progress: OnProgress,
+    ) -> Features:
+        from avtool.features.extract import extract
+
+        settings, grid = self.settings, self.info.grid
+        request = DecodeRequest(
+            pictures=visual.pictures if visual else QUIET_PICTURES if media.has_video else None,
+            sample_rate=audio.rate if audio else QUIET_RATE if media.has_audio else None,
+            grid=grid,
+            audio_track=settings.audio_track,
+            start=settings.start,
+            end=settings.end,
+            limits=limits(settings),
+        )
+        items = decoder.decode(path, request, on_progress)
+        return extract(
+            items, visual, audio, grid, self.device, settings.start, settings.end, on_progress, media.duration
+        )
+
+    def fingerprint(self, media: MediaInfo, encoders: Mapping[str, str] | None = None) -> str:
+        """What a result of this session for this file carries; equal fingerprints mean equal results.
+
+        It covers the schema, the model and its weights, the encoders' weights, every setting that can change a
+        result, and the size and time of change of the input.
+
+        Args:
+            media: the input.
+            encoders: name -> sha256 of the weights of those that made the features; None: those of this session.
+        """
+        own = {f"{e.name} ({e.modality})": e.sha256 for e in (self.visual, self.audio)} if encoders is None else {}
+        parts = {
+            "schema": SCHEMA,
+            "model": self.info.name,
+            "weights": dict(self.info.weights),
+            "encoders": {**own, **(encoders or {})},
+            "settings": self.settings.result_settings(),
+            "bytes": media.bytes,
+            "mtime_ns": media.mtime_ns,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _decoder(self) -> DecodeChild:
+        if self._child is None:
+            from avtool.media.child import DecodeChild
+
+            self._child = DecodeChild()
+            self._child.start()
+            self._forget = interrupts.on_interrupt(self._child.kill)
+        return self._child
+
+    def close(self) -> None:
+        """Ends the decoder's process."""
+        if self._child is not None:
+            self._child.close()
+            self._forget()
+            self._child = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_features(path: str | os.PathLike[str]) -> bool:
+    """True for a name that says: features, not media."""
+    return os.fspath(path).lower().endswith(FEATURES_SUFFIX)
+
+
+def limits(settings: Settings) -> Limits:
+    """What a file may ask of the machine."""
+    return Limits(max_pixels=settings.max_pixels, max_seconds=settings.max_seconds)
+
+
+def probe_input(path: str | os.PathLike[str], settings: Settings) -> MediaInfo:
+    """What is in an input, in well under two seconds and without loading torch.
+
+    Raises:
+        InputError: it is neither media nor a feature file.
+    """
+    if is_features(path):
+        from avtool.features.store import load_npz
+
+        return load_npz(Path(path)).media
+    from avtool.media.probe import probe
+
+    return probe(path, limits(settings), settings.audio_track)
+
+
+def refuse_partial(features: Features, allowed: bool, path: str | os.PathLike[str]) -> None:
+    """A result must not look like one for the whole file when it is not.
+
+    Raises:
+        PartialInputError: more than LOST_SHARE and LOST_SECONDS of the file are lost, and this is not allowed.
+    """
+    media, lost = features.media, features.lost_seconds
+    span = max(media.duration, media.analysed_until + lost)
+    if allowed or lost <= LOST_SECONDS or lost <= LOST_SHARE * span:
+        return
+    why = next((n.message for n in features.notices if n.code in ("lost_span", "damaged_packets")), "")
+    name = printable(path)
+    raise PartialInputError(
+        f"{name}: {lost:.1f} s of {span:.1f} s cannot be decoded",
+        why or "the file is damaged or cut short",
+        f"avtool localize --allow-partial {name}      or: avtool info {name}",
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that "auto" means (cuda, then mps, then cpu), or the one that is named; never a silent fallback.
+
+    Raises:
+        DeviceError: it is not available.
+        UsageError: there is no such kind of device.
+    """
+    import torch
+
+    if name == "auto":
+        kinds = (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available))
+        return torch.device(next((kind for kind, is_there in kinds if is_there()), "cpu"))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"no device '{printable(name)}'", hint="auto, cpu, cuda, cuda:1 or mps")
+    if why := _why_missing(device):
+        raise DeviceError(f"device {name} is not available", why, "--device auto or --device cpu")
+    return device
+
+
+def _why_missing(device: torch.device) -> str:
+    """Why a device cannot be used; "" if it can."""
+    import torch
+
+    if device.type == "mps":
+        return "" if torch.backends.mps.is_available() else "this torch or this system has no Metal"
+    if device.type == "cpu":
+        return ""
+    if not torch.version.cuda:
+        return "this torch was built for the CPU only"
+    if not torch.cuda.is_available():
+        return f"no driver or no GPU was found (torch is built for CUDA {torch.version.cuda})"
+    count = torch.cuda.device_count()
+    return "" if (device.index or 0) < count else f"there are {count}, counted from 0"
+
+
+def choose_encoder(
+    modality: str,
+    wanted: str | None,
+    readable: Sequence[str],
+    known: Mapping[str, Callable[[torch.device], Encoder]],
+    device: torch.device,
+) -> Encoder:
+    """The encoder that is named, else the first the model can read whose weights are here.
+
+    Args:
+        modality: "visual" or "audio", for messages.
+        wanted: a name; None: the best installed.
+        readable: names that the model can read, the best first; "*" is any encoder with class scores.
+        known: name -> constructor.
+        device: where it will run.
+
+    Raises:
+        UsageError: there is no such encoder, or the model cannot read it.
+        WeightsError: its weights are not here.
+    """
+    names = list(dict.fromkeys(n for name in readable for n in (known if name == "*" else (name,))))
+    if wanted is not None:
+        if wanted not in known:
+            raise UsageError(f"no {modality} encoder '{printable(wanted)}'", hint=did_you_mean(wanted, list(known)))
+        if wanted not in names:
+            raise UsageError(f"the model cannot read --{modality} {wanted}", f"it reads {', '.join(names)}")
+        return known[wanted](device)
+    missing = WeightsError(f"no {modality} encoder that the model can read is installed")
+    for name in names:
+        try:
+            return known[name](device)
+        except WeightsError as error:
+            missing = error
+    raise missing
