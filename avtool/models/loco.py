@@ -279,7 +279,11 @@ class LoCo(nn.Module):
 
         Returns:
             See `LoCoOutput`.
+
+        Raises:
+            UsageError: the tensors do not fit each other or the network, or a valid row follows a padded one.
         """
+        self._check(visual, audio, mask)
         mask = mask[:, None]  # (B, 1, T)
         v, a = self.encode(visual, audio, mask)
         logits, offsets, masks = [], [], []
@@ -309,10 +313,18 @@ class LoCo(nn.Module):
                     if adaptation is not None:
                         hook = adaptation.register_forward_hook(_recorder(found, level, stream))
                         hooks.callback(hook.remove)
-            mask = mask[:, None]
-            for _ in self._pyramid(*self.encode(visual, audio, mask), mask):
-                pass
+            self(visual, audio, mask)
         return tuple(found)
+
+    def _check(self, visual: Tensor, audio: Tensor, mask: Tensor) -> None:
+        """Raises UsageError unless the arguments of `forward` are what it says."""
+        for name, x, width in (("visual", visual, self.config.visual_dim), ("audio", audio, self.config.audio_dim)):
+            if x.shape != (*mask.shape, width):
+                want = f"(B, T, {width}) for a mask {tuple(mask.shape)}"
+                raise UsageError(f"{name} features have the shape {tuple(x.shape)}", f"the network reads {want}")
+        if not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            hint = "put all valid rows first; zero the features of a row in between and leave it valid"
+            raise UsageError("the mask has a valid row after a padded one", "windows end at the last valid row", hint)
 
     def _pyramid(self, v: Tensor, a: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(V, A, mask) per level, (B, D, T_l) and (B, 1, T_l); both directions read the same inputs (dave.md 2.4)."""

@@ -18,17 +18,16 @@ from avtool.models.loco import LoCo, LoCoConfig, LoCoOutput, WindowAdaptation, W
 from avtool.models.points import level_lengths, pyramid_points, regression_ranges
 from avtool.training.losses import Events, LoCoLoss
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
-
-
 PUBLISHED = LoCoConfig(1536, 1536, 100)
 TINY = LoCoConfig(
     visual_dim=6, audio_dim=5, classes=3, width=16, heads=2, levels=3, window=4, unimodal_blocks=1, max_length=24,
     mlp_ratio=2, drop_path=0.0, layer_scale=1.0,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
 
 
 def shaken(config: LoCoConfig, seed: int = 0, adaptation: bool = True) -> LoCo:
@@ -416,6 +415,18 @@ def test_shared_and_absent_regression_change_the_offsets() -> None:
 def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(change)) if "heads" not in change else "heads"):
         replace(TINY, **change)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    model = LoCo(TINY)
+    visual, audio, mask = clips([8], 8, TINY)
+    holes = mask.clone()
+    holes[0, 3] = False
+    for inputs in ((visual[:, :7], audio, mask), (audio, visual, mask), (visual, audio, mask[:, :7])):
+        with pytest.raises(UsageError, match="features have the shape"):
+            model(*inputs)
+    with pytest.raises(UsageError, match="valid row after a padded one"):
+        model(visual, audio, holes)
 
 
 # ---- learning ----------------------------------------------------------------------------------------------
