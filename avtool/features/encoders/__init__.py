@@ -1,0 +1,1 @@
+"""Encoders: one module per family; `catalog` gives each behind one record."""

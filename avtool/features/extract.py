@@ -1,0 +1,230 @@
+"""Media in, features on one grid out: one decoding pass, small batches, flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avtool.errors import DeviceError
+from avtool.features.encoders.catalog import Encoder
+from avtool.features.store import Features
+from avtool.media.request import DecodeReport, Picture, Sound
+from avtool.timegrid import Grid
+
+PICTURES_AT_ONCE = 8
+WINDOWS_AT_ONCE = 16
+SILENCE = 1e-4  # peak of a row below which nothing can be heard: -80 dB of full scale
+
+Progress = Callable[[str, float, float], None]
+Items = Iterable[Picture | Sound | DecodeReport]
+Array = npt.NDArray[Any]
+
+
+class _Rows:
+    """Values collected by row number, in arrays that grow by doubling; rows that were never put are 0."""
+
+    def __init__(self, columns: int) -> None:
+        self._columns: list[Array | None] = [None] * columns
+        self._known = np.zeros(64, bool)
+
+    def put(self, rows: list[int], *values: Array | None) -> None:
+        if max(rows) >= len(self._known):
+            self._known = _fit(self._known, max(max(rows) + 1, 2 * len(self._known)))
+        self._known[rows] = True
+        for index, value in enumerate(values):
+            if value is not None:
+                column = self._columns[index]
+                column = np.zeros((0, *value.shape[1:]), value.dtype) if column is None else column
+                column = _fit(column, len(self._known)) if len(column) < len(self._known) else column
+                column[rows] = value
+                self._columns[index] = column
+
+    def get(self, count: int) -> tuple[Array, list[Array | None]]:
+        """Which rows are known, and the columns, each cut or filled to `count` rows."""
+        return _fit(self._known, count), [None if c is None else _fit(c, count) for c in self._columns]
+
+
+def _fit(array: Array, count: int) -> Array:
+    if len(array) >= count:
+        return array[:count]
+    return np.concatenate([array, np.zeros((count - len(array), *array.shape[1:]), array.dtype)])
+
+
+class _Batch:
+    """Gathers inputs of one shape and runs the encoder on them; halves its size when the device is out of memory."""
+
+    def __init__(self, encoder: Encoder, device: torch.device, size: int) -> None:
+        self._encoder, self._device, self._size = encoder, device, size
+        self._rows: list[int] = []
+        self._inputs: list[Array] = []
+        self.out = _Rows(2)
+
+    def add(self, row: int, value: Array) -> None:
+        if self._inputs and (self._inputs[0].shape != value.shape or len(self._inputs) >= self._size):
+            self.flush()
+        self._rows.append(row)
+        self._inputs.append(value)
+
+    def flush(self) -> None:
+        while self._inputs:
+            try:
+                self._run(self._inputs[: self._size], self._rows[: self._size])
+            except torch.cuda.OutOfMemoryError as error:
+                if self._size == 1:
+                    raise DeviceError("out of memory on the GPU at one picture at a time", str(error).splitlines()[0], "--device cpu") from None
+                self._size //= 2
+                continue
+            del self._inputs[: self._size], self._rows[: self._size]
+
+    def _run(self, inputs: list[Array], rows: list[int]) -> None:
+        with torch.inference_mode():
+            embedding, logits = self._encoder.run(torch.from_numpy(np.stack(inputs)).to(self._device))
+        self.out.put(rows, embedding.float().cpu().numpy(), None if logits is None else logits.float().cpu().numpy())
+
+
+class _Listener:
+    """Cuts the sound of a file into one window per row, centred on it, shifted inwards at the ends of the file."""
+
+    def __init__(self, batch: _Batch, encoder: Encoder, grid: Grid, first_row: int, last_row: int | None) -> None:
+        self._batch, self._grid, self._rate = batch, grid, encoder.rate
+        self._length = round(encoder.seconds * encoder.rate)  # samples
+        self._row, self._last = first_row, last_row
+        self._buffer, self._offset = np.zeros(0, np.float32), 0  # samples, index of the first one
+        self._begin: int | None = None
+        self.end = 0
+        self.loud = _Rows(1)
+
+    def add(self, sound: Sound) -> None:
+        if self._begin is None:
+            self._begin = self._offset = self.end = sound.start
+        self._buffer = np.concatenate([self._buffer, sound.samples])
+        self.end = sound.start + len(sound.samples)
+        while self._wanted() and self._first() + self._length <= self.end and self._stop(self._row) <= self.end:
+            self._emit(self._first())
+        keep = max(0, min(self._first(), self._start(self._row)) - self._offset)
+        if keep > self._rate:  # drop in steps of a second, not at every chunk
+            self._buffer, self._offset = self._buffer[keep:], self._offset + keep
+
+    def finish(self, rows: int) -> None:
+        """Rows whose window reaches over the end see the last full window; a shorter file is followed by silence."""
+        if self._begin is None:
+            return
+        while self._wanted() and self._row < rows and self._start(self._row) < self.end:
+            self._emit(max(self._begin, min(self._first(), self.end - self._length)))
+
+    def _wanted(self) -> bool:
+        return self._last is None or self._row <= self._last
+
+    def _first(self) -> int:
+        centre = round(self._grid.centre(self._row) * self._rate)
+        return max(self._begin or 0, centre - self._length // 2)
+
+    def _start(self, row: int) -> int:
+        return round(self._grid.start(row) * self._rate)
+
+    def _stop(self, row: int) -> int:
+        return round((self._grid.start(row) + self._grid.segment) * self._rate)
+
+    def _emit(self, first: int) -> None:
+        window = self._buffer[first - self._offset : first - self._offset + self._length]
+        own = self._buffer[max(0, self._start(self._row) - self._offset) : max(0, self._stop(self._row) - self._offset)]
+        if len(own) and float(np.abs(own).max()) > SILENCE:
+            self.loud.put([self._row])
+        self._batch.add(self._row, _fit(window, self._length))
+        self._row += 1
+
+
+def extract(
+    items: Items,
+    visual: Encoder | None,
+    audio: Encoder | None,
+    grid: Grid,
+    device: torch.device,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    on_progress: Progress | None = None,
+    duration: float = 0.0,
+) -> Features:
+    """Encode a decoded file.
+
+    Args:
+        items: what media.decode or a decode child gives: pictures and sound in presentation order, a report last.
+        visual, audio: the encoders; None where a modality is not wanted.
+        grid: rows; the items must have been decoded on the same grid.
+        device: where the encoders live.
+        start, end: seconds; rows outside are zero and neither seen nor heard.
+        on_progress: called as ("features", seconds done, seconds in all).
+        duration: seconds in all, for progress only.
+
+    Returns:
+        Features with one row per segment from 0 to the end of what was decoded.
+
+    Raises:
+        InputError: the decoder gave up.
+        DeviceError: out of memory at a batch of one.
+    """
+    seeing = _Batch(visual, device, PICTURES_AT_ONCE) if visual else None
+    hearing = _Batch(audio, device, WINDOWS_AT_ONCE) if audio else None
+    first, last = grid.row(start) if start else 0, grid.row(end) if end else None
+    listener = _Listener(hearing, audio, grid, first, last) if audio and hearing else None
+    report: DecodeReport | None = None
+    for item in items:
+        if isinstance(item, Picture):
+            if seeing:
+                seeing.add(item.row, item.pixels)
+            if on_progress:
+                on_progress("features", float(grid.start(item.row)), duration)
+        elif isinstance(item, Sound):
+            if listener:
+                listener.add(item)
+        else:
+            report = item
+    assert report is not None, "a decoder ends with its report"
+    rows = grid.count(report.decoded_until)
+    if listener:
+        listener.finish(rows)
+    for batch in (seeing, hearing):
+        if batch:
+            batch.flush()
+    return _assemble(report, visual, audio, seeing, hearing, listener, rows, grid)
+
+
+def _assemble(
+    report: DecodeReport, visual: Encoder | None, audio: Encoder | None, seeing: _Batch | None, hearing: _Batch | None, listener: _Listener | None, rows: int, grid: Grid
+) -> Features:
+    none = np.zeros(rows, bool)
+    seen, (picture, picture_tags) = seeing.out.get(rows) if seeing else (none, [None, None])
+    _, (sound, sound_tags) = hearing.out.get(rows) if hearing else (none, [None, None])
+    heard = listener.loud.get(rows)[0] if listener else none
+    starts = np.arange(rows) * float(grid.stride)
+    encoders = [e for e in (visual, audio) if e]
+    return Features(
+        visual=picture,
+        audio=sound,
+        visual_tags=picture_tags,
+        audio_tags=sound_tags,
+        seen=seen,
+        heard=heard,
+        times=np.stack([starts, starts + float(grid.segment)], 1),
+        visual_encoder=visual.name if visual else "",
+        audio_encoder=audio.name if audio else "",
+        weights={f"{e.name} ({e.modality})": e.sha256 for e in encoders},
+        scaling=scaling(visual),
+        media=report.media,
+        notices=report.notices,
+        lost_seconds=report.lost_seconds,
+    )
+
+
+def scaling(visual: Encoder | None) -> str:
+    """How frames reach the visual encoder, for the record."""
+    if visual is None or visual.pictures is None:
+        return ""
+    spec = visual.pictures
+    size = "source size" if spec.short is None else f"swscale area, short side {spec.short}"
+    return f"{size}, centre crop {spec.crop}" if spec.crop else f"{size}, whole picture up to {spec.max_aspect:g}:1"
