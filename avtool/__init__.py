@@ -3,10 +3,12 @@
 The public names load what they need on first use, so importing the package costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # importing typing takes longer than everything else on the way to the interrupt handlers
 if TYPE_CHECKING:
+    from typing import Any
+
     from avtool.pipeline import extract_features, localize
     from avtool.settings import Settings
     from avtool.timeline import Event, Timeline
@@ -26,6 +28,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'avtool' has no attribute {name!r}")
+    from importlib import import_module
+
     module, attribute = _HOMES[name]
     value = getattr(import_module(module), attribute)
     globals()[name] = value

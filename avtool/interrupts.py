@@ -5,16 +5,22 @@ of an import ends as a traceback. So the signal is read from a pipe by a thread 
 the handler in the main thread does nothing but hold it still, so that it cannot start anything new meanwhile.
 """
 
+from __future__ import annotations
+
 import _thread
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+
+TYPE_CHECKING = False  # as in the package's __init__
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXIT_CODE = 130
 _PARK_SECONDS = 0.2  # time for the main thread to come back to Python before cleaning starts without it
 _GRACE_SECONDS = 1.2  # cleaning that takes longer than this is given up
+_CANNOT_WRITE = 6  # errors.OutputError
 _MESSAGE = "interrupted: nothing half-written is left, finished files are kept\n"
 
 _cleanups: list[Callable[[], object]] = []
@@ -77,7 +83,7 @@ def _watch(read_end: int) -> None:
 
 def _leave_after(seconds: float) -> None:
     time.sleep(seconds)
-    os._exit(EXIT_CODE)
+    _say_and_leave()
 
 
 def _stop() -> None:
@@ -89,6 +95,10 @@ def _stop() -> None:
             cleanup()
         except BaseException:
             continue
+    _say_and_leave()
+
+
+def _say_and_leave() -> None:
     try:
         os.write(2, _MESSAGE.encode())
     finally:  # stderr may be closed
@@ -97,6 +107,10 @@ def _stop() -> None:
 
 def leave(code: int) -> None:
     """Ends the process after flushing; skips the finalisation, in which a late signal would become a traceback."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            code = code or _CANNOT_WRITE
     os._exit(code)

@@ -172,8 +172,8 @@ class Session:
             from avtool.media.child import DecodeChild
 
             self._child = DecodeChild()
+            self._forget = interrupts.on_interrupt(self._child.close)  # waits, so that no child is left
             self._child.start()
-            self._forget = interrupts.on_interrupt(self._child.kill)
         return self._child
 
     def close(self) -> None:

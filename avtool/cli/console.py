@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ class Console:
         self.quiet = quiet
         self.as_json = progress == "json"
         self.kind = "none" if quiet else progress
-        if self.kind == "auto" and sys.stderr.isatty():
+        if self.kind == "auto" and sys.stderr is not None and sys.stderr.isatty():
             self.kind = "bars"
         self._announcement = ""
 
@@ -88,8 +89,9 @@ class Console:
 
     def _write(self, *lines: str) -> None:
         text = "".join(printable(line) + "\n" for line in lines)
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        with suppress(OSError, AttributeError):  # closed: there is nobody to tell
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 class _LogLines(logging.Handler):
@@ -147,23 +149,29 @@ def print_result(text: str) -> None:
     Raises:
         OutputError: it is closed or full.
     """
+    hint = "write to a folder with -o DIR"
+    if sys.stdout is None:
+        if text:
+            raise OutputError("cannot write to standard output", "it is closed", hint)
+        return
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.flush()
     except OSError as error:
         drop_stdout()
-        hint = "write to a folder with -o DIR"
         raise OutputError("cannot write to standard output", error.strerror or str(error), hint) from error
 
 
 def is_terminal() -> bool:
     """True where a person reads standard output."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def drop_stdout() -> None:
     """Sends what is left in the buffer of a closed or full standard output nowhere, or it would raise again at exit."""
+    if sys.stdout is None:
+        return
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stdout.fileno())
     os.close(silent)
