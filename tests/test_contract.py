@@ -328,3 +328,11 @@ def test_the_tree_is_small(repo: Path) -> None:
 def test_shipped_tensors_are_safetensors(repo: Path) -> None:
     pickles = [short(file, repo) for file in tracked(repo) if file.suffix in (".pt", ".pth", ".pkl", ".ckpt", ".bin")]
     assert not pickles
+
+
+def test_mutants_are_up_to_date() -> None:
+    """Each planted fault of `make mutants` still has its line and its tests."""
+    from tests.mutants import MUTANTS, faults_in_the_table
+
+    assert len(MUTANTS) >= 12
+    assert not faults_in_the_table()

@@ -1,0 +1,275 @@
+"""Plants fixed one-line faults in a copy of the tree, one at a time; each must be caught by the tests named beside it.
+
+Run by `make mutants`; words after it (`make mutants MUTANTS="nms mask"`) choose faults by their description, `--list`
+shows them. Exit status 1: a fault survived, or a line to be changed is not there any more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+SECONDS = 300  # a fault that makes its tests hang is caught as well
+LEFT_OUT = (".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in `file` the only occurrence of `old` becomes `new`, and every test in `caught_by` must fail."""
+
+    fault: str
+    file: str
+    old: str
+    new: str
+    caught_by: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "times shifted by a segment",
+        "avtool/timegrid.py",
+        "return row * self.stride + self.segment / 2",
+        "return row * self.stride + self.segment * 3 / 2",
+        ("tests/test_timegrid.py::test_rows_of_the_half_second_grid",),
+    ),
+    Mutant(
+        "the end of a long file is not analysed",
+        "avtool/timegrid.py",
+        "if starts[-1] + size < rows:",
+        "if starts[-1] + size < rows - 1:",
+        ("tests/test_timegrid.py::test_windows",),
+    ),
+    Mutant(
+        "a segment is counted in two windows",
+        "avtool/timegrid.py",
+        "yield Window(start, stop, cuts[i], cuts[i + 1])",
+        "yield Window(start, stop, cuts[i], min(cuts[i + 1] + 1, stop))",
+        ("tests/test_timegrid.py::test_windows",),
+    ),
+    Mutant(
+        "rename of the temporary file left out: results are written in place",
+        "avtool/files.py",
+        "with _temporary(path.parent) as file:\n            yield file\n            file.flush()\n"
+        "            _sync(file.fileno())\n            file.close()\n            os.replace(file.name, path)",
+        'with open(path, "wb") as file:\n            yield file',
+        (
+            "tests/test_files.py::test_file_is_invisible_until_the_block_ends",
+            "tests/test_files.py::test_any_exception_leaves_the_old_file_and_nothing_else",
+        ),
+    ),
+    Mutant(
+        "a result is renamed before it is on the disk",
+        "avtool/files.py",
+        "            _sync(file.fileno())\n            file.close()",
+        "            file.close()",
+        ("tests/test_files.py::test_order_is_write_sync_rename_sync_folder",),
+    ),
+    Mutant(
+        "temporary files stay behind",
+        "avtool/files.py",
+        "    finally:\n        with suppress(OSError):\n            os.unlink(name)",
+        "    finally:\n        with suppress(OSError):\n            os.stat(name)",
+        ("tests/test_files.py::test_any_exception_leaves_the_old_file_and_nothing_else",),
+    ),
+    Mutant(
+        "an interrupt leaves the temporary file",
+        "avtool/files.py",
+        "for temporary in list(_live):",
+        "for temporary in list(_swept):",
+        ("tests/test_files.py::test_interrupt_removes_what_is_being_written",),
+    ),
+    Mutant(
+        "two inputs write one file",
+        "avtool/files.py",
+        "if other != path:",
+        "if other.name == path.name != other.name:",
+        ("tests/test_files.py::test_collisions_name_both_inputs",),
+    ),
+    Mutant(
+        "checkpoints may run code",
+        "avtool/tensorfiles.py",
+        "weights_only=True",
+        "weights_only=False",
+        ("tests/test_weights.py::test_bad_checkpoints", "tests/test_weights.py::test_unpickling_is_without_code"),
+    ),
+    Mutant(
+        "weights with a wrong hash load",
+        "avtool/weights.py",
+        "if known is not None and digest != known:",
+        "if known is not None and len(digest) != len(known):",
+        ("tests/test_weights.py::test_bad_files_in_place_of_shipped_weights",),
+    ),
+    Mutant(
+        "something may follow the tensors of a file",
+        "avtool/tensorfiles.py",
+        "if position != data_bytes:",
+        "if position > data_bytes:",
+        ("tests/test_weights.py::test_malformed_headers",),
+    ),
+    Mutant(
+        "the experimental tier is shown by default",
+        "avtool/vocabulary.py",
+        "if tier == DEFAULT)",
+        "if tier in TIERS)",
+        ("tests/test_vocabulary.py::test_select_tiers",),
+    ),
+    Mutant(
+        "Soft-NMS skipped: overlapping proposals keep their scores",
+        "avtool/detect/softnms.py",
+        "        scores *= _weights(overlap, rule)",
+        "        scores *= np.float32(1)",
+        ("tests/detect/test_softnms.py::test_equals_the_textbook_loop",),
+    ),
+    Mutant(
+        "Soft-NMS across classes",
+        "avtool/detect/softnms.py",
+        'return np.argsort(labels.astype(np.int16) if small else labels, kind="stable")',
+        "return np.arange(len(labels))",
+        ("tests/detect/test_softnms.py::test_equals_the_textbook_loop",),
+    ),
+    Mutant(
+        "overlap of segments that only touch is counted",
+        "avtool/detect/softnms.py",
+        "np.maximum(overlap, 0, out=overlap)",
+        "np.abs(overlap, out=overlap)",
+        ("tests/detect/test_softnms.py::test_equals_the_textbook_loop",),
+    ),
+    Mutant(
+        "a mask off: window attention sees padded rows",
+        "avtool/models/loco.py",
+        "seen = valid[..., None, :] & (ahead >= 0) & (ahead <= window)",
+        "seen = torch.ones_like(valid)[..., None, :] & (ahead >= 0) & (ahead <= window)",
+        (
+            "tests/models/test_loco.py::test_window_attention_equals_masked_dense_attention",
+            "tests/models/test_loco.py::test_right_padding_changes_nothing",
+        ),
+    ),
+    Mutant(
+        "modalities swapped: each stream attends to itself",
+        "avtool/models/loco.py",
+        "v_next, mask_next = visual_block(v, a if cross else v, mask)",
+        "v_next, mask_next = visual_block(v, v if cross else a, mask)",
+        ("tests/models/test_crossing.py::test_each_stream_attends_to_the_other",),
+    ),
+    Mutant(
+        "windows do not move: the adaptation learns nothing",
+        "avtool/models/loco.py",
+        "positions = centre + (1 + scale) * local + offset * (w / 2)",
+        "positions = centre + local",
+        (
+            "tests/models/test_loco.py::test_target_windows_are_placed_scaled_and_clamped",
+            "tests/models/test_loco.py::test_gradients_reach_the_adaptation_from_the_start",
+        ),
+    ),
+    Mutant(
+        "left and right offsets swapped in training",
+        "avtool/training/losses.py",
+        "sides = torch.stack((time[:, None] - events.segments[:, 0], events.segments[:, 1] - time[:, None]), 2)",
+        "sides = torch.stack((events.segments[:, 1] - time[:, None], time[:, None] - events.segments[:, 0]), 2)",
+        ("tests/training/test_losses.py::test_assignment_equals_the_point_by_point_rule",),
+    ),
+    Mutant(
+        "times are rounded to seconds in the JSON",
+        "avtool/timeline.py",
+        "round(float(seconds), 3)",
+        "round(float(seconds))",
+        ("tests/test_timeline.py::test_numbers_are_rounded_at_write_time_only",),
+    ),
+    Mutant(
+        "overlapping events overwrite each other in the SRT",
+        "avtool/formats/subtitles.py",
+        "active.update(opening.get(start, ()))",
+        "active = set(opening.get(start, ())) or active",
+        ("tests/formats/test_subtitles.py::test_overlapping_events_share_cues_the_strongest_first",),
+    ),
+    Mutant(
+        "the environment beats a flag",
+        "avtool/settings.py",
+        "        if name in _CONVERTERS and value is not None and value != () and value != []:",
+        "        if name in _CONVERTERS and name not in merged and value is not None and value != () and value != []:",
+        ("tests/test_settings.py::test_flag_beats_environment_beats_file",),
+    ),
+)
+
+
+def faults_in_the_table(mutants: tuple[Mutant, ...] = MUTANTS, repo: Path = REPO) -> list[str]:
+    """What is wrong with the table itself: a line to be changed, or a test, that is not there (any more)."""
+    wrong = []
+    for mutant in mutants:
+        file = repo / mutant.file
+        count = file.read_text(encoding="utf-8").count(mutant.old) if file.is_file() else 0
+        if count != 1:
+            wrong.append(f"{mutant.fault}: its line occurs {count} times in {mutant.file}")
+        for test in mutant.caught_by:
+            path, _, name = test.partition("::")
+            source = (repo / path).read_text(encoding="utf-8") if (repo / path).is_file() else ""
+            if f"def {name.split('[')[0]}(" not in source:
+                wrong.append(f"{mutant.fault}: there is no test {test}")
+    return wrong
+
+
+def main(words: list[str]) -> int:
+    """Plants the chosen faults and says which were caught; returns the exit status."""
+    chosen = [m for m in MUTANTS if not words or any(word.lower() in m.fault.lower() for word in words)]
+    if "--list" in words:
+        print("\n".join(f"{m.file}: {m.fault}" for m in MUTANTS))
+        return 0
+    if wrong := faults_in_the_table(tuple(chosen)):
+        print("\n".join(wrong))
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(REPO, tree, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        tests = sorted({test for mutant in chosen for test in mutant.caught_by})
+        if failed := failures(tree, tests):
+            print("these tests fail without any fault:", *sorted(failed), sep="\n  ")
+            return 1
+        survivors = [mutant for mutant in chosen if not is_caught(tree, mutant)]
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} faults caught")
+    return 1 if survivors else 0
+
+
+def is_caught(tree: Path, mutant: Mutant) -> bool:
+    """Plants one fault, runs its tests, takes it back, and reports."""
+    file = tree / mutant.file
+    sound = file.read_text(encoding="utf-8")
+    file.write_text(sound.replace(mutant.old, mutant.new), encoding="utf-8")
+    failed = failures(tree, list(mutant.caught_by))
+    file.write_text(sound, encoding="utf-8")
+    missed = [test for test in mutant.caught_by if not any(name.startswith(test) for name in failed)]
+    print(
+        f"{'SURVIVED' if missed else 'caught  '}  {mutant.fault}",
+        *(f"not by {test}" for test in missed),
+        sep="\n          ",
+    )
+    return not missed
+
+
+def failures(tree: Path, tests: list[str]) -> set[str]:
+    """Names of the tests that fail in a tree; all of them if they do not end."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tree),
+        "PYTHONDONTWRITEBYTECODE": "1",  # a changed file of the same size within a second would not be compiled again
+        "AVTOOL_SHARED": os.environ.get("AVTOOL_SHARED") or str(REPO.parent / "shared"),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return set(tests)
+    failed = {match[1] for match in re.finditer(r"^(?:FAILED|ERROR) (\S+?::\S+)", done.stdout, re.MULTILINE)}
+    if done.returncode not in (0, 1) or (done.returncode == 1) != bool(failed):
+        raise SystemExit(f"pytest ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
