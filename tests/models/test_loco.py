@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -157,14 +158,13 @@ def test_target_windows_are_placed_scaled_and_clamped() -> None:
 def test_window_means_skip_padding_and_empty_windows_are_zero() -> None:
     adaptation = WindowAdaptation(1, 1, 4)
     with torch.no_grad():
-        adaptation.linear.weight[1].fill_(1)  # the offset reads the mean, the scale stays 0
+        adaptation.linear.weight[1].fill_(-0.2)  # the offset reads the mean, the scale stays 0
     x = torch.tensor([[[1.0, 2, 3, 4, 5, 99, 99, 99, 99]]])
     mask = torch.arange(9) < 5
     positions = adaptation(x, mask.expand(1, 1, 9))[0, 0]  # (3, 4)
-    adaptation.linear.reset_parameters()
-    assert positions[0].tolist() == [4, 4, 4, 4]  # moved by 2.5 half windows of 2, clamped to row 4
-    assert torch.isfinite(positions).all()
-    assert positions[2].tolist() == [4, 4, 4, 4]
+    assert positions[0].tolist() == pytest.approx([0, 0, 1, 2])  # mean 2.5: left by half a half window of 2
+    assert positions[1].tolist() == pytest.approx([2, 3, 4, 4])  # mean 5 of the one valid row
+    assert positions[2].tolist() == [4, 4, 4, 4]  # no valid row: not moved, clamped
 
 
 def test_scales_and_offsets_are_finite_for_clips_of_any_length() -> None:
@@ -262,6 +262,26 @@ def test_cost_of_local_attention_is_linear_in_length() -> None:
     for a, b in zip(short, long, strict=True):
         assert b / a == pytest.approx(8, rel=0.01)
     assert long[1] < 2048 * 2048 / 8
+
+
+def test_the_residual_is_the_stream_of_keys_and_values() -> None:
+    model = shaken(TINY)
+    for level in (*model.visual_levels, *model.audio_levels):  # residual branches off
+        nn.init.zeros_(level.scale_attention.scale)
+        nn.init.zeros_(level.scale_mlp.scale)
+    v, a = torch.randn(2, 1, TINY.width, 12).unbind(0)
+    for level, (v_l, a_l, _) in enumerate(model._pyramid(v, a, torch.ones(1, 1, 12, dtype=torch.bool))):
+        v, a = (F.max_pool1d(x, 3, 2, 1) if level else x for x in (v, a))
+        assert torch.equal(v_l, v) and torch.equal(a_l, a)
+
+
+@pytest.mark.parametrize("attention", ["adaptive", "fixed", "global", "none"])
+def test_only_none_keeps_the_streams_apart(attention: Any) -> None:
+    model = shaken(replace(TINY, attention=attention))
+    v, a = torch.randn(2, 1, TINY.width, 12).unbind(0)
+    mask = torch.ones(1, 1, 12, dtype=torch.bool)
+    plain, other = (next(model._pyramid(v, audio, mask)) for audio in (a, a.flip(1)))
+    assert torch.equal(plain[0], other[0]) == (attention == "none")
 
 
 # ---- padding and neighbours --------------------------------------------------------------------------------
