@@ -44,80 +44,79 @@ class Clock(Generic[Frame]):
     kept. Else the frame follows the one before, so that a flipped bit moves nothing.
     """
 
-    def __init__(self, origin: Fraction, declared: Fraction | None, trusts_forward: bool, max_seconds: float) -> None:
+    def __init__(
+        self, origin: Fraction, declared: Fraction | None, trusts_forward: bool, usual: Fraction, max_seconds: float
+    ) -> None:
         """
         Args:
             origin: raw seconds at which the presentation starts.
             declared: seconds that the container claims to last, if it does.
             trusts_forward: whether a plausible jump forward needs no confirmation (long still pictures).
+            usual: seconds that a frame lasts, where its own length cannot be meant.
             max_seconds: no file is longer.
         """
         self.jumps: list[Jump] = []
         self._origin = origin
         self._declared = declared
         self._trusts_forward = trusts_forward
+        self._usual = usual
         self._max = Fraction(max_seconds)
-        self._expected: Fraction | None = None  # where the next frame should start
+        self._before: Timed[Frame] | None = None  # the last frame that was placed
         self._offset = Fraction(0)  # from believed-wrong timestamps to the clock
         self._held: Timed[Frame] | None = None  # a frame after a jump, raw time, waiting for the next
 
     @property
     def last(self) -> Fraction:
         """Where the last frame ended, seconds."""
-        return self._expected or Fraction(0)
+        return Fraction(0) if self._before is None else self._before.end
+
+    def plausible(self, seconds: Fraction) -> bool:
+        """Whether a jump to `seconds` can be meant."""
+        latest = max(self._declared, self.last) + SLACK if self._declared is not None else self.last + UNDECLARED
+        return -SLACK <= seconds <= min(latest, self._max)
 
     def place(self, frame: Frame, seconds: Fraction | None, length: Fraction) -> list[Timed[Frame]]:
         """Frames whose place is certain now, in order; `seconds` is raw, None if the frame has no timestamp."""
         raw = None if seconds is None or abs(seconds) > ABSURD else seconds - self._origin
-        if self._held is not None:
-            return self._after_jump(self._held, frame, raw, length)
+        held, self._held = self._held, None
+        if held is not None:
+            return self._after_jump(held, Timed(frame, held.end if raw is None else raw, length))
         if raw is None:
-            return [self._accept(frame, self._expected or Fraction(0), length)]
-        if self._expected is None:
-            return [self._accept(frame, raw if self.plausible(raw) else Fraction(0), length)]
-        for offset in {Fraction(0), self._offset}:
-            if abs(raw + offset - self._expected) <= STEP:
-                self._offset = offset
-                return [self._accept(frame, raw + offset, length)]
-        if self._trusts_forward and raw > self._expected and self.plausible(raw):
-            self._offset = Fraction(0)
-            return [self._accept(frame, raw, length)]
-        self._held = Timed(frame, raw, length)
-        return []
+            return [self.accept(frame, self.last, length)]
+        return self._place(Timed(frame, raw, length))
 
     def flush(self) -> list[Timed[Frame]]:
         """The frame that was still waiting for a confirmation."""
         held, self._held = self._held, None
-        if held is None:
-            return []
-        return [self._accept(held.frame, self._expected or Fraction(0), held.length)]
+        return [] if held is None else [self.accept(held.frame, self.last, held.length)]
 
-    def _after_jump(
-        self, held: Timed[Frame], frame: Frame, raw: Fraction | None, length: Fraction
-    ) -> list[Timed[Frame]]:
-        self._held = None
-        expected = self._expected or Fraction(0)
-        confirmed = raw is None or abs(raw - held.end) <= STEP or (expected < held.time < raw and self.plausible(raw))
-        if not confirmed:
-            return [
-                self._accept(held.frame, expected, held.length),
-                *self.place(frame, raw + self._origin if raw is not None else None, length),
-            ]
+    def accept(self, frame: Frame, time: Fraction, length: Fraction) -> Timed[Frame]:
+        """Places a frame without a question; a length that leads past the declared end is not meant."""
+        latest = self._declared if self._declared is not None else time + SLACK
+        self._before = Timed(frame, time, length if time + length <= latest else min(length, self._usual))
+        return self._before
+
+    def _place(self, raw: Timed[Frame]) -> list[Timed[Frame]]:
+        if self._before is None:
+            return [self.accept(raw.frame, raw.time if self.plausible(raw.time) else Fraction(0), raw.length)]
+        for offset in (Fraction(0), self._offset):
+            # lengths follow the decoding order in some containers, so a frame may start well before the last one ends
+            if self._before.time - STEP <= raw.time + offset <= self._before.end + STEP:
+                self._offset = offset
+                return [self.accept(raw.frame, raw.time + offset, raw.length)]
+        if self._trusts_forward and raw.time > self._before.end and self.plausible(raw.time):
+            self._offset = Fraction(0)
+            return [self.accept(raw.frame, raw.time, raw.length)]
+        self._held = raw
+        return []
+
+    def _after_jump(self, held: Timed[Frame], raw: Timed[Frame]) -> list[Timed[Frame]]:
+        goes_on = held.time - STEP <= raw.time <= held.end + STEP
+        climbs = self.last < held.time < raw.time and self.plausible(raw.time)
+        if not goes_on and not climbs:
+            return [self.accept(held.frame, self.last, held.length), *self._place(raw)]
         believed = self.plausible(held.time)
-        self.jumps.append(Jump(expected, held.time, believed))
-        self._offset = Fraction(0) if believed else expected - held.time
-        first = self._accept(held.frame, held.time + self._offset, held.length)
-        return [first, self._accept(frame, first.end if raw is None else raw + self._offset, length)]
-
-    def plausible(self, seconds: Fraction) -> bool:
-        """Whether a jump to `seconds` can be meant."""
-        if self._declared is not None:
-            latest = max(self._declared, self._expected or Fraction(0)) + SLACK
-        else:
-            latest = (self._expected or Fraction(0)) + UNDECLARED
-        return -SLACK <= seconds <= min(latest, self._max)
-
-    def _accept(self, frame: Frame, time: Fraction, length: Fraction) -> Timed[Frame]:
-        timed = Timed(frame, time, length)
-        self._expected = timed.end
-        return timed
+        self.jumps.append(Jump(self.last, held.time, believed))
+        self._offset = Fraction(0) if believed else self.last - held.time
+        first = self.accept(held.frame, held.time + self._offset, held.length)
+        return [first, self.accept(raw.frame, raw.time + self._offset, raw.length)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,11 +16,9 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from avtool.errors import InputError
-from avtool.files import printable
-from avtool.media.clock import Clock, Timed
+from avtool.media.clock import STEP, Clock, Timed
 from avtool.media.frames import Allocate, Converter, RowPicker, new_pixels
-from avtool.media.probe import Media, open_media, prepare, reason, too_large, too_long, with_span
+from avtool.media.probe import Media, nothing, open_media, prepare, reason, too_long, with_span
 from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, Progress, Sound
 from avtool.media.samples import Recorder, Tape
 from avtool.media.skip import CODECS, Drain, Feed, Planner, SkipFailed, Step, rows_between
@@ -31,8 +29,11 @@ HOPELESS = 2000  # packets in a row that fail before a stream is given up
 EMPTY_PACKETS = 100_000  # a file gives at most this many packets more than it has bytes
 PREROLL = Fraction(1)  # seconds of sound decoded before `start`, so that it is settled there
 TOLERATED = Fraction(1, 10)  # seconds: a shorter hole is not a loss
+TINY = Fraction(1, 100)  # seconds between two frames that are rounding
+NEAR = Fraction(1, 2)  # seconds between a hole and the packet whose failure explains it
 DISAGREEMENT = 0.02, 1.0  # share of the span, and seconds, by which a declared duration is wrong
 PROGRESS_PACKETS = 64
+UNEVEN_LENGTH, UNEVEN = Fraction(3, 10), Fraction(1, 50)  # a picture's length is off by more; in that share of them
 
 Frame = VideoFrame | AudioFrame
 
@@ -92,12 +93,20 @@ class Health:
     """What went wrong in one stream."""
 
     failed: int = 0  # packets that could not be decoded
+    marked: int = 0  # packets that the container says are damaged; most of them decode
     in_a_row: int = 0
     concealed: int = 0  # pictures that the decoder patched up
     lost: Fraction = Fraction(0)  # seconds in holes that damage tore
     why: str = ""  # the last error
     damaged: bool = False  # something failed since the last frame
+    hurt: deque[Fraction] = field(default_factory=lambda: deque(maxlen=HOPELESS))  # seconds at which packets failed
     broken: bool = False  # given up
+
+    def tore(self, start: Fraction, stop: Fraction) -> bool:
+        """Whether packets failed in a hole between two frames; holes are asked about in order."""
+        while self.hurt and self.hurt[0] < start - NEAR:
+            self.hurt.popleft()
+        return stop - start > TINY and any(time < stop + NEAR for time in self.hurt)
 
 
 class Decoder:
@@ -134,22 +143,30 @@ class Decoder:
 class Track:
     """What sound and picture have in common: a decoder, a clock, and the span that packets covered."""
 
-    def __init__(self, media: Media, stream: VideoStream | AudioStream, request: DecodeRequest, forward: bool) -> None:
+    def __init__(
+        self, media: Media, stream: VideoStream | AudioStream, request: DecodeRequest, forward: bool, usual: Fraction
+    ) -> None:
         self.decoder = Decoder(stream, request.limits)
         self.health = self.decoder.health
         self.media = media
         self.unit: Fraction = stream.time_base or Fraction(1, 90_000)  # seconds per tick
-        self.clock: Clock[Any] = Clock(media.origin, media.declared, forward, request.limits.max_seconds)
+        self.clock: Clock[Any] = Clock(media.origin, media.declared, forward, usual, request.limits.max_seconds)
         self.frames = 0
         self.packets_until = Fraction(0)  # end of the packets seen, seconds
 
-    def saw(self, packet: Packet[Any]) -> None:
-        """Notes the span that a packet covers, if its time can be believed."""
+    def decode(self, packet: Packet[Any]) -> list[Any]:
+        """The frames that are ready; notes where packets fail, and the span that they cover."""
+        before = self.health.failed
+        frames = self.decoder.decode(packet)
         time = packet.pts if packet.pts is not None else packet.dts
-        if time is not None:
-            end = (time + (packet.duration or 0)) * self.unit - self.media.origin
-            if self.clock.plausible(end):
-                self.packets_until = max(self.packets_until, end)
+        start = self.clock.last if time is None else time * self.unit - self.media.origin
+        self.health.marked += packet.is_corrupt
+        if self.health.failed > before:
+            self.health.hurt.append(start)
+        end = start + (packet.duration or 0) * self.unit
+        if end > self.packets_until and self.clock.plausible(end):
+            self.packets_until = end
+        return frames
 
     def timed(self, frame: Any, length: Fraction) -> list[Timed[Any]]:
         """The frames whose place is certain after one more."""
@@ -159,6 +176,7 @@ class Track:
     def tail(self, end: Fraction, stream: VideoStream | AudioStream) -> Fraction:
         """Seconds after `end` that packets or the container's index still cover."""
         indexed = self.media.indexed_until(stream) or Fraction(0)
+        indexed = indexed if self.clock.plausible(indexed) else Fraction(0)
         seen = self.packets_until if self.health.failed else Fraction(0)
         return max(Fraction(0), max(indexed, seen) - end)
 
@@ -169,12 +187,16 @@ class PictureTrack(Track):
     def __init__(
         self, media: Media, stream: VideoStream, request: DecodeRequest, picker: RowPicker, skip: bool
     ) -> None:
-        super().__init__(media, stream, request, forward=not media.jumps_expected)
+        usual = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+        super().__init__(media, stream, request, forward=not media.jumps_expected, usual=usual)
         self.stream = stream
         self.picker = picker
         self.first: VideoFrame | None = None
         self._limits = request.limits
-        self._rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+        self._usual = usual
+        self._uneven = 0  # pictures that do not last as long as usual
+        self._compared = 0
+        self._shown_at: Fraction | None = None
         self._mode = "DEFAULT"
         self._due: deque[int] = deque()  # pts that must come out, in order
         self._planner = self._plan(request) if skip and stream.codec_context.name in CODECS else None
@@ -185,9 +207,8 @@ class PictureTrack(Track):
 
     def feed(self, packet: Packet[Any]) -> Iterator[Picture]:
         """Pictures that are ready after one more packet."""
-        self.saw(packet)
         if self._planner is None:
-            yield from self._frames(self.decoder.decode(packet))
+            yield from self._frames(self.decode(packet))
         else:
             yield from self._walk(self._planner.push(packet))
 
@@ -200,11 +221,22 @@ class PictureTrack(Track):
         for timed in self.clock.flush():
             yield from self._pick(timed)
 
+    @property
+    def variable(self) -> bool:
+        """Whether more than a few pictures last longer or shorter than usual."""
+        return self._uneven > 2 + self._compared * UNEVEN
+
+    def _compare(self, time: Fraction) -> None:
+        if self._shown_at is not None:
+            self._compared += 1
+            self._uneven += abs(time - self._shown_at - self._usual) > self._usual * UNEVEN_LENGTH
+        self._shown_at = time
+
     def _plan(self, request: DecodeRequest) -> Planner:
         stride, centre = request.grid.stride, request.grid.centre(0)
         first, stop = rows_of(request)
         shift = (self.media.origin + centre) / stride
-        return Planner(rows_between(self.unit / stride, shift, first, stop))
+        return Planner(rows_between(self.unit / stride, shift, first, stop), self._regular)
 
     def _walk(self, steps: Iterator[Step]) -> Iterator[Picture]:
         for step in steps:
@@ -212,7 +244,7 @@ class PictureTrack(Track):
                 self._set_mode("DEFAULT" if step.wanted else "NONREF")
                 if step.wanted and step.packet.pts is not None and not step.packet.is_discard:
                     self._expect(step.packet.pts)
-                yield from self._frames(self.decoder.decode(step.packet))
+                yield from self._frames(self.decode(step.packet))
             elif isinstance(step, Drain):
                 yield from self._frames(self.decoder.decode(None))
                 self._check_due(None)
@@ -247,18 +279,33 @@ class PictureTrack(Track):
                 self._check_due(frame.pts)
             self.health.concealed += frame.is_corrupt
             self.first = self.first or frame
-            length = frame.duration * self.unit if frame.duration else 1 / self._rate
+            length = frame.duration * self.unit if frame.duration else self._usual
             for timed in self.timed(frame, length):
+                if self._planner is None:
+                    self._compare(timed.time)
                 yield from self._pick(timed)
 
+    def timed(self, frame: Any, length: Fraction) -> list[Timed[Any]]:
+        """While pictures are left out the times have been judged already, and what is left looks like jumps."""
+        if self._planner is None:
+            return super().timed(frame, length)
+        self.frames += 1
+        return [self.clock.accept(frame, frame.pts * self.unit - self.media.origin, length)]
+
+    def _regular(self, before: int | None, pts: int) -> bool:
+        """Whether the times of two pictures that follow each other leave no doubt."""
+        seconds = pts * self.unit - self.media.origin
+        self._compare(seconds)
+        if before is not None and (pts - before) * self.unit <= STEP:
+            return True
+        return self.clock.plausible(seconds) and (before is None or not self.media.jumps_expected)
+
     def _pick(self, timed: Timed[VideoFrame]) -> Iterator[Picture]:
-        hole = timed.time - self.picker.end
-        if self.health.damaged and hole > TOLERATED:
-            self.health.lost += hole
-        gap = self.health.damaged or self.media.jumps_expected
-        self.health.damaged = False
+        torn = self.health.tore(self.picker.end, timed.time)
+        if torn:
+            self.health.lost += timed.time - self.picker.end
         try:
-            yield from self.picker.feed(timed, gap)
+            yield from self.picker.feed(timed, torn or self.media.jumps_expected)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:  # the picture cannot be converted
             self.health.why = reason(error)
             self.health.failed += 1
@@ -268,7 +315,7 @@ class SoundTrack(Track):
     """Audio packets to sound."""
 
     def __init__(self, media: Media, stream: AudioStream, request: DecodeRequest, tape: Tape) -> None:
-        super().__init__(media, stream, request, forward=False)
+        super().__init__(media, stream, request, forward=False, usual=TINY)
         self.stream = stream
         self.recorder = Recorder(tape)
         self._from = None if request.start is None else request.start - PREROLL + media.origin
@@ -279,10 +326,9 @@ class SoundTrack(Track):
 
     def feed(self, packet: Packet[Any]) -> Iterator[Sound]:
         """Sound that is ready after one more packet."""
-        self.saw(packet)
         if self._from is not None and packet.pts is not None and packet.pts * self.unit < self._from:
             return
-        yield from self._frames(self.decoder.decode(packet))
+        yield from self._frames(self.decode(packet))
 
     def finish(self) -> Iterator[Sound]:
         """Sound that is ready at the end of the stream."""
@@ -301,6 +347,7 @@ class SoundTrack(Track):
                     yield from self._record(timed)
 
     def _record(self, timed: Timed[AudioFrame]) -> Iterator[Sound]:
+        torn = self.health.tore(self.recorder.end, timed.time)
         before = self.recorder.silenced
         try:
             yield from self.recorder.feed(timed, self.health.damaged)
@@ -308,7 +355,7 @@ class SoundTrack(Track):
             self.health.why, self.health.damaged = reason(error), True
             self.health.failed += 1
             return
-        if self.health.damaged:
+        if torn:
             self.health.lost += self.recorder.silenced - before
         self.health.damaged = False
 
@@ -401,7 +448,7 @@ class Attempt:
     def _report(self, media: Media, video: PictureTrack | None, audio: SoundTrack | None) -> DecodeReport:
         tracks = [t for t in (video, audio) if t is not None]
         if tracks and not any(t.frames for t in tracks):
-            raise self._nothing(media, tracks)
+            raise nothing(media.path, next((t.health.why for t in tracks if t.health.why), ""))
         until = float(self._until(video, audio))
         ended = self.request.end is not None and until >= self.request.end
         lost = 0.0 if ended else float(max((self._lost(t) for t in tracks), default=Fraction(0)))
@@ -411,8 +458,8 @@ class Attempt:
                 self._notices += _health_notices(track, kind)
         if lost > TOLERATED:
             self._note("lost_span", f"{lost:.1f} s that the file holds could not be decoded")
-        elif not ended and tracks:
-            self._compare(media, until)
+        if not ended and tracks:
+            self._compare(media, until, lost)
         info = self._info(media, video, audio, until, ended)
         return DecodeReport(info, tuple(self._notices), lost, sum(t.health.failed for t in tracks), until)
 
@@ -421,27 +468,23 @@ class Attempt:
         tail = track.tail(end, track.stream)
         return track.health.lost + (tail if tail > TOLERATED else 0)
 
-    def _nothing(self, media: Media, tracks: list[PictureTrack | SoundTrack]) -> InputError:
-        why = next((t.health.why for t in tracks if t.health.why), "it holds no picture and no sound")
-        if "max_pixels" in why or "Picture size" in why:
-            return too_large(media.path, "too many", self.request.limits)
-        hint = "play it to see if it is whole"
-        return InputError(f"nothing in {printable(media.path)} can be decoded", why, hint)
-
     def _missing(self, media: Media) -> Iterator[Notice]:
         if media.audio is None and self.tape is not None:
-            yield Notice("no_audio_stream", "the file has no sound")
+            there = bool(media.container.streams.audio)
+            yield Notice("no_audio_stream", "the sound is in an unknown format" if there else "the file has no sound")
         if media.video is None and self.picker is not None:
-            yield Notice("no_video_stream", "the file has no moving picture")
+            there = any(s.codec_context is None for s in media.container.streams.video)
+            why = "the picture is in an unknown format" if there else "the file has no moving picture"
+            yield Notice("no_video_stream", why)
 
-    def _compare(self, media: Media, until: float) -> None:
+    def _compare(self, media: Media, until: float, lost: float) -> None:
         """Notes a declared duration that the decoded span does not bear out."""
         declared = media.declared
         if declared is None or self.picker is None or self.tape is None:
             return
         share, seconds = DISAGREEMENT
         candidates = (float(declared), float(declared - media.origin), float(declared + media.origin))
-        wrong = min(abs(d - until) for d in candidates)
+        wrong = min(abs(d - span) for d in candidates for span in (until, until + lost))
         if wrong > max(seconds, share * until):
             text = f"the file claims {float(declared):.1f} s, but {until:.1f} s is all there is"
             self._note("declared_duration_wrong", text)
@@ -450,6 +493,8 @@ class Attempt:
         self, media: Media, video: PictureTrack | None, audio: SoundTrack | None, until: float, ended: bool
     ) -> MediaInfo:
         info = with_span(media.info(video.first if video else None), until, until)
+        if info.video is not None and video is not None:
+            info = replace(info, video=replace(info.video, variable=video.variable))
         if ended and self.request.end is not None:
             whole = max(self._total, until)
             info = with_span(info, whole, float(self.request.end))
@@ -460,6 +505,8 @@ def _health_notices(track: PictureTrack | SoundTrack, kind: str) -> Iterator[Not
     health = track.health
     if health.failed:
         yield Notice("damaged_packets", f"{health.failed} packets of the {kind} are damaged: {health.why}")
+    elif health.marked:
+        yield Notice("damaged_packets", f"{health.marked} packets of the {kind} are marked as damaged, but decode")
     if health.concealed:
         yield Notice("concealed_frames", f"{health.concealed} pictures are damaged and were patched up")
     if health.broken:

@@ -41,7 +41,8 @@ NO_HEADER = {"mpegts", "mpeg", "flv", "live_flv", "asf"}  # containers in which 
 COUNTS_FROM_ZERO = {"matroska,webm"}  # the declared duration includes the start offset
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}  # the index lists packets, it is not an estimate
 TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
-FIRST_PICTURE_SECONDS = 1.0  # longest that `probe` looks for a picture
+FIRST_FRAME_SECONDS = 1.0  # longest that `probe` looks for something to decode
+RATES = range(1000, 1_000_001)  # Hz: sound at any other rate is damage
 
 _MAGIC = (
     (b"#EXTM3U", "it is a playlist", "give the media file that the playlist names"),
@@ -146,8 +147,9 @@ def probe(path: str | os.PathLike[str], limits: Limits | None = None, audio_trac
         InputError: not a regular file, or not readable as media.
         UsageError: there is no such audio track.
     """
-    with open_media(path, limits or Limits(), audio_track) as media:
-        return media.info(_first_picture(media))
+    limits = limits or Limits()
+    with open_media(path, limits, audio_track) as media:
+        return media.info(_first_picture(media, limits))
 
 
 @contextmanager
@@ -168,7 +170,8 @@ def open_media(path: str | os.PathLike[str], limits: Limits, audio_track: int | 
             container = _open(name, limits, LATE_PROBE)
             media = _select(name, status, container, audio_track)
         if media.video is None and media.audio is None:
-            raise InputError(f"{printable(name)} has neither sound nor picture", _no_streams(container))
+            what = f"{printable(name)} has neither sound nor moving pictures"
+            raise InputError(what, _no_streams(container), "is it whole?")
         _check_limits(media, limits)
         yield media
     finally:
@@ -264,7 +267,7 @@ def _choose_audio(
             raise InputError(f"audio track {track} of {printable(name)} cannot be decoded", "no decoder for its format")
         return tracks[track], track
     best = container.streams.best("audio", related=video)
-    playable = [s for s in tracks if s.codec_context is not None]
+    playable = [s for s in tracks if s.codec_context is not None and (not s.rate or s.rate in RATES)]
     chosen = best if best in playable else next(iter(playable), None)
     return chosen, tracks.index(chosen) if chosen is not None else 0
 
@@ -272,8 +275,12 @@ def _choose_audio(
 def _no_streams(container: InputContainer) -> str:
     if any(s.codec_context is None for s in (*container.streams.video, *container.streams.audio)):
         return "there is no decoder for the format of its streams"
+    if container.streams.audio:
+        return "its sound claims an impossible rate"
     if container.streams.video:
         return "it holds only a still picture"
+    if container.format.name.startswith("mov,"):
+        return "its index is missing: it was cut short, or its recording never ended"
     return "it holds no stream of either kind"
 
 
@@ -299,6 +306,12 @@ def too_long(path: str, limits: Limits) -> InputError:
     return InputError(f"{printable(path)} is refused", why, "cut it into parts, or give --end")
 
 
+def nothing(path: str, why: str) -> InputError:
+    """The refusal of a file of which not one frame can be decoded."""
+    name = printable(path)
+    return InputError(f"nothing in {name} can be decoded", why or "it holds no sound and no picture", "is it whole?")
+
+
 def prepare(stream: VideoStream | AudioStream, limits: Limits) -> None:
     """Sets a stream's decoder to one thread and to the limit of pixels; before its first packet."""
     stream.codec_context.thread_count = 1
@@ -306,19 +319,30 @@ def prepare(stream: VideoStream | AudioStream, limits: Limits) -> None:
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
 
 
-def _first_picture(media: Media) -> VideoFrame | None:
-    """The first picture that decodes, for its rotation and true size."""
-    if media.video is None:
-        return None
-    prepare(media.video, Limits())
-    patience = monotonic() + FIRST_PICTURE_SECONDS
+def _first_picture(media: Media, limits: Limits) -> VideoFrame | None:
+    """The first picture that decodes, for its rotation and true size.
+
+    Raises:
+        InputError: the file ends before a picture or sound could be decoded.
+    """
+    streams = [s for s in (media.video, media.audio) if s is not None]
+    for stream in streams:
+        prepare(stream, limits)
+    patience, heard, why = monotonic() + FIRST_FRAME_SECONDS, False, ""
     with suppress(av.error.FFmpegError, IndexError):
-        for packet in media.container.demux(media.video):
-            with suppress(av.error.FFmpegError, ValueError, MemoryError):
-                for frame in media.video.decode(packet):
+        for packet in media.container.demux(streams):
+            try:
+                frames = packet.decode()
+            except (av.error.FFmpegError, ValueError, MemoryError, OverflowError) as error:
+                frames, why = [], reason(error)
+            for frame in frames:
+                if isinstance(frame, VideoFrame):
                     return frame
-            if monotonic() > patience:
+                heard = True
+            if (heard and media.video is None) or monotonic() > patience:
                 return None
+    if not heard:
+        raise nothing(media.path, why)
     return None
 
 

@@ -45,13 +45,16 @@ class Drain:
 
 Step = Feed | Drain
 Wanted = Callable[[int, int | None], bool]  # (pts of a picture, pts of the next or None for the last) -> is it wanted
+Regular = Callable[[int | None, int], bool]  # (pts of the picture before or None, pts) -> do the times go on in order
 
 
 class Planner:
     """Takes video packets in decoding order and gives the steps to decode what is wanted."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, regular: Regular) -> None:
         self._wanted = wanted
+        self._regular = regular
+        self._last: int | None = None  # pts of the last picture shown in the groups seen
         self._before: Group | None = None  # complete, waiting for what follows
         self._group: Group | None = None  # being collected
         self._continuous = True  # the decoder has seen every reference picture before `_before`
@@ -61,7 +64,7 @@ class Planner:
         """Steps that are certain after one more packet.
 
         Raises:
-            SkipFailed: a packet without a timestamp, or timestamps that repeat or run backwards between groups.
+            SkipFailed: a packet without a timestamp, or timestamps that repeat, jump, or run backwards between groups.
         """
         if self._given_up:
             yield Feed(packet, True)
@@ -88,12 +91,10 @@ class Planner:
         """Decides the group before, now that the one that follows it is complete."""
         assert self._group is not None
         before, after, self._group = self._before, self._group, None
-        after.check()
+        self._check(after)
         self._before = after
         if before is None:
             return
-        if after.shown and before.shown and after.shown[0] <= before.shown[-1]:
-            raise SkipFailed
         wanted = before.wanted(self._wanted, after.shown[0] if after.shown else None)
         yield from self._steps(before, wanted, to_end=after.needs_before(self._wanted))
 
@@ -114,10 +115,18 @@ class Planner:
         if not self._continuous:
             yield Drain()
 
+    def _check(self, group: Group) -> None:
+        """Sorts a group's timestamps, and refuses those that repeat, run backwards or jump."""
+        group.shown.sort()
+        for pts in group.shown:
+            if (self._last is not None and pts <= self._last) or not self._regular(self._last, pts):
+                raise SkipFailed
+            self._last = pts
+
     def _give_up(self) -> Iterator[Step]:
         assert self._group is not None
         group, self._group, self._given_up = self._group, None, True
-        group.check()
+        self._check(group)
         if self._before is not None:
             wanted = self._before.wanted(self._wanted, group.shown[0] if group.shown else None)
             yield from self._steps(self._before, wanted, to_end=True)
@@ -134,7 +143,7 @@ class Group:
     def __init__(self) -> None:
         self.packets: list[Packet[Any]] = []
         self.bytes = 0
-        self.shown: list[int] = []  # pts of the pictures on screen, sorted by `check`
+        self.shown: list[int] = []  # pts of the pictures on screen, sorted once the group is complete
 
     @property
     def key(self) -> int | None:
@@ -145,12 +154,6 @@ class Group:
         self.bytes += packet.size
         if not packet.is_discard and packet.pts is not None:  # discarded ones are decoded but never shown
             self.shown.append(packet.pts)
-
-    def check(self) -> None:
-        """Sorts the timestamps and refuses repeated ones."""
-        self.shown.sort()
-        if any(a == b for a, b in pairwise(self.shown)):
-            raise SkipFailed
 
     def wanted(self, wanted: Wanted, after: int | None) -> set[int]:
         """The pts that are wanted, `after` being the first of the next group."""
