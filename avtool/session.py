@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsErr
 from avtool.files import printable
 from avtool.media.request import DecodeRequest, Limits, PictureSpec
 from avtool.settings import Settings, did_you_mean
-from avtool.timeline import SCHEMA, MediaInfo
+from avtool.timeline import SCHEMA, MediaInfo, Notice
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +117,10 @@ class Session:
         visual = self.visual if media.has_video and not silent else None
         audio = self.audio if media.has_audio and not silent else None
         features = self._extract(decoder, path, media, visual, audio, on_progress)
+        start, duration = self.settings.start, features.media.duration
+        if start is not None and start >= duration:  # nothing was asked for, so nothing is lost
+            text = f"the part asked for begins at {float(start):g} s, the file ends at {duration:.1f} s"
+            return replace(features, notices=(Notice("start_after_end", text),), lost_seconds=0.0)
         refuse_partial(features, self.settings.allow_partial, path)
         return features
 
@@ -132,8 +137,8 @@ class Session:
 
         settings, grid = self.settings, self.info.grid
         request = DecodeRequest(
-            pictures=visual.pictures if visual else QUIET_PICTURES if media.has_video else None,
-            sample_rate=audio.rate if audio else QUIET_RATE if media.has_audio else None,
+            pictures=visual.pictures if visual else QUIET_PICTURES,
+            sample_rate=audio.rate if audio else QUIET_RATE,
             grid=grid,
             audio_track=settings.audio_track,
             start=settings.start,

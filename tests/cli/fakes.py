@@ -60,3 +60,74 @@ def make_timeline(path: str = "street.mp4", **changes: Any) -> Timeline:
     )
     events = (Event(12.34, 15.02, "dog bark", 0.91),)
     return replace(Timeline(media, events, (*events, Event(1.0, 2.0, "x", 0.06)), run), **changes)
+
+
+CLASSES = ("flash", "tone", "flash and tone")
+
+
+class FakeLocalizer:
+    """Finds bright pictures, loud sound, and both at once; knows nothing else and needs no weights."""
+
+    def __init__(self) -> None:
+        from avtool.models.zoo import ModelInfo
+        from avtool.vocabulary import Vocabulary
+
+        self.info = ModelInfo(
+            name="fake",
+            kind="tags",
+            vocabulary=Vocabulary(CLASSES, ("default", "default", "experimental"), (0.5, 0.5, 0.5)),
+            visual=("fake",),
+            audio=("fake",),
+            weights={"fake.safetensors": "0" * 64},
+            settings={"sigma": 0.4, "nms": "gaussian"},
+            commercial="yes",
+            summary="a stand-in",
+            details="nothing",
+        )
+
+    def run(self, features: Any, start: int, stop: int) -> Any:
+        """Scores of rows [start, stop)."""
+        import numpy as np
+
+        from avtool.models.zoo import WindowOutput
+
+        part = features.part(start, stop)
+        bright, loud = part.visual[:, 0] * part.seen, part.audio[:, 0] * part.heard
+        none = np.zeros_like(bright)
+        both = np.minimum(bright, loud)
+        return WindowOutput(
+            start,
+            stop,
+            np.stack([bright, loud, both], 1),
+            np.stack([none, loud, loud], 1),
+            np.stack([bright, none, bright], 1),
+        )
+
+
+def fake_encoder(modality: str) -> Any:
+    """Mean brightness of pictures, or loudness of sound."""
+    from avtool.features.encoders.catalog import Encoder
+    from avtool.media.request import PictureSpec
+
+    if modality == "visual":
+
+        def see(pictures: Any) -> Any:
+            mean = pictures.float().mean((1, 2, 3)) / 255  # (B,)
+            return ((mean - 0.5) * 2.2).clamp(0, 1)[:, None], None
+
+        return Encoder("fake", "visual", 1, 0, see, "1" * 64, PictureSpec(short=16))
+
+    def hear(wave: Any) -> Any:
+        return (wave.square().mean(1).sqrt() * 2.8).clamp(0, 1)[:, None], None
+
+    return Encoder("fake", "audio", 1, 0, hear, "2" * 64, rate=8000, seconds=0.5)
+
+
+def install() -> None:
+    """Puts the stand-ins where the model and the encoders are looked up; for a test, through `monkeypatch`."""
+    from avtool.features.encoders import catalog
+    from avtool.models import zoo
+
+    zoo.load = lambda name, device: FakeLocalizer()  # type: ignore[assignment]
+    catalog.VISUAL = {"fake": lambda device: fake_encoder("visual")}
+    catalog.AUDIO = {"fake": lambda device: fake_encoder("audio")}

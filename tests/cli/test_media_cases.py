@@ -1,0 +1,86 @@
+"""Odd, damaged and hostile files through the whole command: verdict, exit code, one clear error, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import synth
+from tests.cli.conftest import Ran, Run
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+
+
+def check_result(ran: Ran, case: synth.Case, out: Path) -> None:
+    files = everything_in(out)
+    assert len(files) == 2 and files[0].endswith(".events.json") and files[1].endswith(".events.srt")
+    text = (out / files[0]).read_text("ascii")
+    data = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the JSON"))
+    codes = {w["code"] for w in data["warnings"]}
+    assert case.notices <= codes <= case.notices | case.may
+    assert ran.err.count("warning: ") == len(data["warnings"])
+    (events,) = data["results"].values()
+    for label, time in (("flash", case.flash), ("tone", case.tone)):
+        if time is not None and data["media"]["has_audio"] and data["media"]["has_video"]:
+            found = [e["segment"] for e in events if e["label"] == label]
+            assert len(found) == 1 and found[0] == pytest.approx([time, time + synth.LASTS], abs=0.35), (label, found)
+
+
+def check_refusal(ran: Ran, out: Path) -> None:
+    assert ran.code == 3
+    assert len(ran.lines) <= 3 and ran.lines[0].startswith("error: ")
+    assert all(line.isprintable() for line in ran.lines)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("case", synth.CASES, ids=lambda case: case.name)
+def test_every_construction_gets_its_verdict(avtool: Run, case: synth.Case, tmp_path: Path) -> None:
+    try:
+        source = case.make(tmp_path)
+    except OSError as error:
+        pytest.skip(f"this file system cannot hold it: {error}")
+    before = everything_in(tmp_path)
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    track = [] if case.audio_track is None else ["--audio-track", str(case.audio_track)]
+    ran = avtool("localize", "-o", out, *track, "--", source)
+    if case.verdict == "ok":
+        assert ran.code == 0, ran.err
+        check_result(ran, case, out)
+    else:
+        check_refusal(ran, out)
+    if case.verdict == "partial":
+        ran = avtool("localize", "-o", out, *track, "--allow-partial", "--", source)
+        assert ran.code == 0, ran.err
+        check_result(ran, case, out)
+    assert everything_in(tmp_path) == before
+    assert synth.CANARY.decode() not in ran.out + ran.err
+
+
+REFUSED = ["text", "empty", "folder", "fifo", "missing", "noise", "playlist_sibling_mp4", "cut_mp4_index_last", "zeros"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_bad_files_are_refused_at_once_and_without_torch(program: Run, name: str, tmp_path: Path) -> None:
+    source = synth.CASES_BY_NAME[name].make(tmp_path)
+    code = (
+        "import sys, time; begin = time.monotonic(); from avtool.cli.app import run;"
+        f"code = run(['localize', {os.fspath(source)!r}]);"
+        "print(code, 'torch' in sys.modules, time.monotonic() - begin < 2)"
+    )
+    assert program(code=code).out == "3 False True\n"
+
+
+@pytest.mark.parametrize("name", ["-clip.mp4", "--quiet", "concat:a|b.mp4", "12:30:45.mp4", "http:x.mp4"])
+def test_relative_names_that_look_like_something_else(
+    avtool: Run, clip: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.rename(clip, clip.parent / name)
+    monkeypatch.chdir(clip.parent)
+    assert avtool("localize", "-o", "out", "--", name).code == 0
+    if name == "-clip.mp4":
+        assert "./-clip.mp4" in avtool("localize", name).err
