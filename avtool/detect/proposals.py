@@ -14,6 +14,7 @@ from avtool.timegrid import Grid
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Proposals:
         columns = ([getattr(p, name) for p in rows] for name in ("starts", "ends", "labels", "scores"))
         return cls(*(np.concatenate(column) for column in columns))
 
-    def take(self, index: npt.NDArray[np.bool_] | Indices) -> Proposals:
+    def take(self, index: Mask | Indices) -> Proposals:
         """The proposals at `index`: positions (K,) or a mask (P,)."""
         return Proposals(self.starts[index], self.ends[index], self.labels[index], self.scores[index])
 
@@ -80,6 +81,7 @@ class CurveRule:
         contrast: how much of the mean beside an interval is subtracted from the mean inside it, in [0, 1]. 0 prefers
             the sharpest peak, 1 wants silence on both sides.
         flank: length of each side that counts as "beside", as a fraction of the interval, at least one stride.
+        apart: of two stretches at neighbouring levels whose IoU is at least this, only the better is a proposal.
         min_length: shorter intervals are dropped; in strides.
         min_score: proposals below are dropped.
         max_per_class: the best of each class that are kept; None for all.
@@ -89,6 +91,7 @@ class CurveRule:
     step: float = 1.2
     contrast: float = 0.5
     flank: float = 0.25
+    apart: float = 0.5
     min_length: float = 0.25
     min_score: float = 0.005
     max_per_class: int | None = 2000
@@ -119,7 +122,7 @@ def from_curve(curve: npt.NDArray[np.floating[Any]], grid: Grid, rule: CurveRule
         rule: levels and scoring; default `CurveRule()`.
 
     Returns:
-        Proposals in seconds, by class; within a class no two span the same segments.
+        Proposals in seconds, by class.
     """
     rule = rule or CurveRule()
     values = np.nan_to_num(np.asarray(curve, dtype=np.float64)).T  # (C, N)
@@ -139,8 +142,10 @@ def _cut(values: Floats, labels: Indices, levels: Floats, grid: Grid, rule: Curv
     half = float(grid.segment / grid.stride) / 2  # strides from the outer centres to the ends of the grid
     left, right = _crossings(values, row, levels[level], first, last, half)
     score = _contrast(values, row, left, right, half, rule)
-    keep = (score >= rule.min_score) & (right - left >= rule.min_length)
-    keep[keep] = _best_of_span(row[keep], first[keep], last[keep], score[keep])
+    size = values.shape[1]
+    key = (row * len(levels) + level) * size + first
+    keep = _distinct(key, np.where(level > 0, key - size, -1), left, right, score, rule.apart)
+    keep &= (score >= rule.min_score) & (right - left >= rule.min_length)
     if rule.max_per_class is not None:
         keep[keep] = _best_of_class(row[keep], score[keep], rule.max_per_class)
     origin, stride = float(grid.centre(0)), float(grid.stride)
@@ -196,17 +201,27 @@ def _area(values: Floats, sums: Floats, row: Indices, position: Floats, half: fl
     return area
 
 
-def _best_of_span(row: Indices, first: Indices, last: Indices, score: Floats) -> npt.NDArray[np.bool_]:
-    """Mask: of the intervals that span the same segments, the one with the highest score (or lowest level)."""
-    order = np.lexsort((-score, last, first, row))  # stable: levels ascend
-    same = np.zeros(len(order), bool)
-    same[1:] = np.all([np.diff(column[order]) == 0 for column in (row, first, last)], axis=0)
-    best = np.zeros(len(order), bool)
-    best[order[~same]] = True
+def _distinct(key: Indices, parent: Indices, left: Floats, right: Floats, score: Floats, apart: float) -> Mask:
+    """Mask: the stretches that no similar one directly above or below outdoes.
+
+    Args:
+        key: (P,) ascending: row, level and first segment of each stretch in one number.
+        parent: (P,) key of the same first segment one level below.
+        left: (P,) where stretches begin.
+        right: (P,) where they end; a stretch lies within the one below.
+        score: (P,).
+        apart: IoU from which two are similar.
+    """
+    below = np.searchsorted(key, parent, side="right") - 1
+    alike = (parent >= 0) & (right - left >= apart * (right[below] - left[below]))
+    child, below = np.flatnonzero(alike), below[alike]
+    best = np.ones(len(key), bool)
+    best[child[score[child] <= score[below]]] = False
+    best[below[score[child] > score[below]]] = False
     return best
 
 
-def _best_of_class(row: Indices, score: Floats, count: int) -> npt.NDArray[np.bool_]:
+def _best_of_class(row: Indices, score: Floats, count: int) -> Mask:
     """Mask: the `count` highest scores of each row."""
     order = np.lexsort((-score, row))
     starts = np.searchsorted(row[order], row[order])  # position of each class's best in `order`
@@ -229,7 +244,7 @@ class PyramidLevel:
 
     logits: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.float32]
-    mask: npt.NDArray[np.bool_]
+    mask: Mask
     stride: int
 
 

@@ -24,13 +24,16 @@ from avtool.errors import UsageError
 Method = Literal["gaussian", "linear", "hard"]
 Voting = Literal["unav", "actionformer"]
 Reals = npt.NDArray[np.floating[Any]]
+Real = np.floating[Any]
 Scores = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 
 METHODS = ("gaussian", "linear", "hard")
 VOTINGS = ("unav", "actionformer")
 EPSILON = 1e-6  # added to a length, so that touching a threshold exactly does not suppress
 PART = 32  # so many times the wanted number of proposals are tried first
 SAMPLE = 4096  # scores that the quantile of all is estimated from
+NEAR = 1024  # classes with more proposals are sorted, so that only what lies near a pick is looked at
 GONE = np.float32(-np.inf)  # current score of a proposal that was emitted or dropped
 
 
@@ -45,7 +48,7 @@ class Kept:
         scores: (K,) faded scores.
     """
 
-    indices: npt.NDArray[np.int64]
+    indices: Places
     starts: Reals
     ends: Reals
     scores: Scores
@@ -62,13 +65,18 @@ class _Rule(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """The proposals of one class: views into the arrays of all classes, from `offset` on; written in place."""
+    """The proposals of one class, in arrays of their own that are written in place.
 
-    offset: int
+    Those from `split` on are sorted by start and at most `reach` long, so that whatever overlaps one of them is near.
+    """
+
+    places: Places  # positions in the input
     starts: Reals
-    ends: Reals
+    ends: Reals  # -inf once it was emitted, so that it never overlaps again
     areas: Reals
     scores: Scores  # current
+    split: int
+    reach: float
 
 
 def soft_nms(
@@ -125,11 +133,10 @@ def soft_nms(
     rule = _Rule(method, np.float32(sigma), np.float32(iou_threshold), np.float32(min_score))
     pool = np.flatnonzero(score > rule.floor) if method == "hard" else np.arange(len(score))
     for least, part in _pools(pool, score, max_segments):
-        order = part[_by_class(label[part])]
-        places, faded = _merge(_groups(begin[order], finish[order], score[order], label[order]), rule, max_segments)
-        if len(places) == max_segments and faded[-1] >= least:
+        groups = [_group(members, begin, finish, score) for members in _by_class(part, label[part])]
+        index, faded = _merge(groups, rule, max_segments)
+        if len(index) == max_segments and faded[-1] >= least:
             break
-    index = order[np.asarray(places, np.int64)]
     kept = Kept(index, begin[index], finish[index], faded)
     return kept if voting is None else _vote(kept, begin, finish, score, voting, voting_threshold)
 
@@ -182,7 +189,7 @@ def _check(
 
 def _columns(
     starts: npt.ArrayLike, ends: npt.ArrayLike, scores: npt.ArrayLike, labels: npt.ArrayLike | None
-) -> tuple[Reals, Reals, Scores, npt.NDArray[np.int64]]:
+) -> tuple[Reals, Reals, Scores, Places]:
     """The four columns as arrays of one length: times float32 or float64, scores float32, labels int64."""
     begin, finish = np.asarray(starts), np.asarray(ends)
     exact = np.float32 if begin.dtype == finish.dtype == np.float32 else np.float64
@@ -194,9 +201,7 @@ def _columns(
     return begin.astype(exact), finish.astype(exact), score, label
 
 
-def _pools(
-    pool: npt.NDArray[np.int64], scores: Scores, limit: int | None
-) -> Iterator[tuple[np.float32, npt.NDArray[np.int64]]]:
+def _pools(pool: Places, scores: Scores, limit: int | None) -> Iterator[tuple[np.float32, Places]]:
     """Growing parts of the pool, each all that score at least the value given with it; the last is the whole pool.
 
     Only what is emitted fades others. So as long as the best `limit` of a part reach the part's least score, nothing
@@ -212,35 +217,43 @@ def _pools(
     yield GONE, pool
 
 
-def _by_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Positions (P,) sorted by label."""
+def _by_class(part: Places, labels: Places) -> list[Places]:
+    """The positions of each class, classes ascending."""
     small = not len(labels) or (labels.min() >= 0 and labels.max() < 2**15)
-    return np.argsort(labels.astype(np.int16) if small else labels, kind="stable")  # radix sort on 16 bits
+    order = np.argsort(labels.astype(np.int16) if small else labels, kind="stable")  # radix sort on 16 bits
+    bounds = (np.flatnonzero(np.diff(labels[order])) + 1).tolist()
+    return [part[order[a:b]] for a, b in pairwise([0, *bounds, len(order)])] if len(part) else []
 
 
-def _groups(starts: Reals, ends: Reals, scores: Scores, labels: npt.NDArray[np.int64]) -> list[_Group]:
-    """One group for each class, ascending, as views into the arrays, which are sorted by label."""
-    areas = ends - starts + starts.dtype.type(EPSILON)
-    bounds = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)] if len(labels) else []
-    return [_Group(a, starts[a:b], ends[a:b], areas[a:b], scores[a:b]) for a, b in pairwise(bounds)]
+def _group(index: Places, starts: Reals, ends: Reals, scores: Scores) -> _Group:
+    """Picks one class from the columns of all."""
+    begin, finish = starts[index], ends[index]
+    split, reach = len(index), np.inf
+    if len(index) > NEAR:
+        lengths = finish - begin
+        reach = 4 * float(np.median(lengths))
+        order = np.lexsort((begin, lengths <= reach))  # the long ones first
+        split = int(np.count_nonzero(lengths > reach))
+        index, begin, finish = index[order], begin[order], finish[order]
+    areas = finish - begin + begin.dtype.type(EPSILON)
+    return _Group(index, begin, finish, areas, scores[index], split, reach)
 
 
-def _merge(groups: list[_Group], rule: _Rule, limit: int | None) -> tuple[list[int], Scores]:
-    """K-way merge of the classes; returns places in the sorted arrays (K) and faded scores (K,)."""
-    queue = [(*_best(group), c) for c, group in enumerate(groups)]  # (minus the score, position, class)
-    queue = [(score, c, position) for score, position, c in queue]
+def _merge(groups: list[_Group], rule: _Rule, limit: int | None) -> tuple[Places, Scores]:
+    """K-way merge of the classes; returns positions in the input (K,) and faded scores (K,)."""
+    queue = [(score, c, position) for c, (score, position) in enumerate(map(_best, groups))]
     heapq.heapify(queue)
     places: list[int] = []
     faded: list[float] = []
     while queue and (limit is None or len(places) < limit):
         score, c, position = heapq.heappop(queue)
-        places.append(groups[c].offset + position)
+        places.append(int(groups[c].places[position]))
         faded.append(-score)
-        _fade(groups[c], position, rule)
+        _emit(groups[c], position, rule)
         following, position = _best(groups[c])
         if following <= -rule.floor and following < np.inf:  # scores only fall: what is below the floor stays there
             heapq.heappush(queue, (following, c, position))
-    return places, np.asarray(faded, np.float32)
+    return np.asarray(places, np.int64), np.asarray(faded, np.float32)
 
 
 def _best(group: _Group) -> tuple[float, int]:
@@ -253,17 +266,26 @@ def _best(group: _Group) -> tuple[float, int]:
     return -float(score), position
 
 
-def _fade(group: _Group, best: int, rule: _Rule) -> None:
-    """Takes `best` out and fades the rest, in place."""
-    _, starts, ends, areas, scores = group
-    overlap = np.minimum(ends, ends[best])
-    overlap -= np.maximum(starts, starts[best])
+def _emit(group: _Group, best: int, rule: _Rule) -> None:
+    """Takes `best` out and fades the rest."""
+    start, end, area = group.starts[best], group.ends[best], group.areas[best]
+    group.scores[best], group.ends[best] = GONE, -np.inf
+    if group.split:
+        _fade(group, slice(0, group.split), start, end, area, rule)
+    if group.split < len(group.starts):
+        near = group.starts[group.split :].searchsorted(np.array([start - group.reach, end])) + group.split
+        _fade(group, slice(int(near[0]), int(near[1])), start, end, area, rule)
+
+
+def _fade(group: _Group, part: slice, start: Real, end: Real, area: Real, rule: _Rule) -> None:
+    """Fades a part of a group by its overlap with [start, end), in place."""
+    scores = group.scores[part]
+    overlap = np.minimum(group.ends[part], end)
+    overlap -= np.maximum(group.starts[part], start)
     np.maximum(overlap, 0, out=overlap)
-    union = areas + areas[best]
+    union = group.areas[part] + area
     union -= overlap
     overlap /= union
-    scores[best], starts[best] = GONE, np.inf  # no overlap from now on, so that GONE is never multiplied by 0
-    overlap[best] = 0
     if rule.method == "hard":
         scores[overlap >= rule.threshold] = GONE
     else:
