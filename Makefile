@@ -34,7 +34,8 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avtool needs Python 3.11 or later; set PYTHON=")'
+	@echo "making $(VENV); on Linux PyTorch brings several GB of CUDA libraries with it"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avtool needs Python 3.11 or later; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp per set of packages; each is remade when the requirements change, and only then.
