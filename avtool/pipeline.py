@@ -119,13 +119,6 @@ def _moved(proposals: Proposals, offset: Fraction, settings: Settings) -> Propos
     return Proposals(starts, ends, proposals.labels, proposals.scores).take(ends > starts)
 
 
-def _effective(session: Session) -> dict[str, Any]:
-    """All settings as they take effect: what the user left open has the model's own value."""
-    given = session.settings.record()
-    own = dict(session.info.settings)
-    return {**own, **{name: own.get(name) if value is None else value for name, value in given.items()}}
-
-
 def _soft_nms(session: Session) -> dict[str, Any]:
     """Arguments of `suppress`: what neither user nor model says is left to its defaults."""
     names = {
@@ -136,7 +129,7 @@ def _soft_nms(session: Session) -> dict[str, Any]:
         "voting": "voting",
         "class_wise": "class_wise",
     }
-    values = _effective(session)
+    values = session.settings_in_effect()
     return {argument: values[name] for argument, name in names.items() if values.get(name) is not None}
 
 
@@ -168,7 +161,7 @@ def _run_info(session: Session, features: Features, fingerprint: str) -> RunInfo
         tool=f"avtool {__version__}",
         model=info.name,
         weights={**info.weights, **features.weights},
-        settings=_effective(session),
+        settings={**session.settings_in_effect(), "visual": features.visual_encoder, "audio": features.audio_encoder},
         device=session.device.type,
         fingerprint=fingerprint,
         details=info.details,

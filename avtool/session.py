@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avtool import interrupts
 from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
@@ -33,6 +33,7 @@ LOST_SECONDS = 1.0  # ... and at least this long: then a result would claim more
 FEATURES_SUFFIX = ".npz"
 QUIET_PICTURES = PictureSpec(short=32)  # where only the state of a file matters, not what is in it
 QUIET_RATE = 8000
+WITHOUT_EFFECT = ("device", "model")  # on a result, but for rounding; the model is named by what it says about itself
 
 
 class Session:
@@ -150,6 +151,12 @@ class Session:
             items, visual, audio, grid, self.device, settings.start, settings.end, on_progress, media.duration
         )
 
+    def settings_in_effect(self) -> dict[str, Any]:
+        """All settings by name: what the user left open has the model's own value."""
+        own = {**self.info.settings, "model": self.info.name}
+        given = {name: value for name, value in self.settings.record().items() if value is not None or name not in own}
+        return {**own, **given}
+
     def fingerprint(self, media: MediaInfo, encoders: Mapping[str, str] | None = None) -> str:
         """What a result of this session for this file carries; equal fingerprints mean equal results.
 
@@ -166,7 +173,7 @@ class Session:
             "model": self.info.name,
             "weights": dict(self.info.weights),
             "encoders": {**own, **(encoders or {})},
-            "settings": self.settings.result_settings(),
+            "settings": {k: v for k, v in self.settings_in_effect().items() if k not in WITHOUT_EFFECT},
             "bytes": media.bytes,
             "mtime_ns": media.mtime_ns,
         }

@@ -61,10 +61,6 @@ class Settings:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: _plain(value) for name, value in values.items()}
 
-    def result_settings(self) -> dict[str, Any]:
-        """The values that can change a timeline: all but the device, on which only rounding depends."""
-        return {name: value for name, value in self.record().items() if name != "device"}
-
 
 @dataclass(frozen=True)
 class OutputSettings:

@@ -1,0 +1,100 @@
+"""Every command and option is documented, and asking costs next to nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from avtool.cli.app import app
+from tests.cli.conftest import Run
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    group = group or typer.main.get_command(app)
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+EVERY = list(commands())
+IDS = [" ".join(("avtool", *path)) for path, _ in EVERY]
+
+
+def test_the_commands_are_these() -> None:
+    assert [" ".join(path) for path, _ in EVERY] == [
+        "", "localize", "extract-features", "batch", "models", "info", "doctor",
+        "weights", "weights list", "weights verify", "weights path", "weights import",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY, ids=IDS)
+def test_every_command_and_option_has_help(path: tuple[str, ...], command: Any) -> None:
+    assert (command.help or "").strip()
+    for parameter in command.params:
+        assert (parameter.help or "").strip(), f"{' '.join(path)}: {parameter.name}"
+        assert parameter.help.endswith((".", "]")), parameter.help
+
+
+@pytest.mark.parametrize(("path", "command"), EVERY, ids=IDS)
+def test_help_goes_to_standard_output(avtool: Run, path: tuple[str, ...], command: Any) -> None:
+    ran = avtool(*path, "--help")
+    assert ran.code == 0 and ran.err == "" and ran.out.startswith("Usage: avtool")
+    for parameter in command.params:
+        assert all(name in ran.out for name in parameter.opts if name.startswith("-"))
+
+
+def test_settings_that_can_be_set_have_a_flag() -> None:
+    from avtool.settings import _CONVERTERS
+
+    options = {parameter.name for path, command in EVERY if path == ("localize",) for parameter in command.params}
+    assert set(_CONVERTERS) <= options
+
+
+def test_version(avtool: Run) -> None:
+    from avtool import __version__
+
+    assert avtool("--version").out == f"avtool {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "no command"),
+        (["lokalize"], "'localize'"),
+        (["localize"], "INPUT"),
+        (["weights", "verfy"], "'verify'"),
+        (["info", "--jsn", "x"], "--json"),
+    ],
+)
+def test_slips_are_two_and_say_what_was_meant(avtool: Run, arguments: list[str], said: str) -> None:
+    ran = avtool(*arguments)
+    assert ran.code == 2 and said in ran.err and ran.out == ""
+    assert ran.lines[0].startswith("error: ") and len(ran.lines) <= 3
+
+
+def test_help_is_quick(program: Run) -> None:
+    """The promise is 0.3 s on a free machine; measured against the start of Python here and now."""
+
+    def seconds(call: Any) -> float:
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+
+    best = min(seconds(lambda: program("--help")) for _ in range(5))
+    bare = min(seconds(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)) for _ in range(5))
+    assert best < 0.3 + 3 * bare
+
+
+def test_help_loads_nothing_heavy(program: Run) -> None:
+    code = (
+        "import sys; from avtool.cli.app import run; code = run(['--help']);"
+        "heavy = {'torch', 'av', 'numpy', 'rich', 'ray', 'matplotlib'} & set(sys.modules);"
+        "print(code, heavy, file=sys.stderr)"
+    )
+    assert program(code=code).err == "0 set()\n"
