@@ -1131,3 +1131,55 @@ for _key, _named in NAMES.items():
 case("name_with_nul", "error")(lambda d: d / "a\0b.mp4")
 
 CASES: tuple[Case, ...] = tuple(CASES_BY_NAME.values())
+
+
+# ---------------------------------------------------------------- material for other tests
+
+
+def long_film(path: Path, seconds: float, width: int = 640, height: int = 360, format: str | None = None) -> Path:
+    """A film of any length at low cost: ten seconds are encoded once and their packets repeated."""
+    unit = 10.0
+    tracks = (Video(seconds=unit, width=width, height=height, gop=250, options={"bf": "0"}), Audio(seconds=unit))
+    with av.open(str(path), "w", format=format) as out:
+        streams = [_add(out, track) for track in tracks]
+        once = [p for s, t in zip(streams, tracks, strict=True) for p in _encode(s, t) if 0 <= _decode_time(p) < unit]
+        blocks = [
+            (bytes(p), p.pts, p.dts, p.duration, p.time_base, p.is_keyframe, p.stream)
+            for p in sorted(once, key=_decode_time)
+        ]
+        for round_ in range(-(-int(seconds) // int(unit))):
+            for data, pts, dts, duration, base, key, stream in blocks:
+                step = round(round_ * unit / base)
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, base, key
+                packet.pts, packet.dts, packet.duration = pts + step, dts + step, duration
+                out.mux(packet)
+    return path
+
+
+def mutated(data: bytes, generator: random.Random) -> bytes:
+    """A damaged copy of a file: bits flipped, fields set to extremes, parts cut, moved, repeated or blanked."""
+    copy = bytearray(data)
+    for _ in range(generator.choice((1, 1, 2, 4, 16))):
+        size = len(copy)
+        reach = min(size, 2000) if generator.random() < 0.6 else size  # headers are worth more
+        at = generator.randrange(max(1, reach))
+        length = generator.choice((1, 4, 188, 1000, size // 10 + 1))
+        kind = generator.randrange(7)
+        if kind == 0:
+            copy[at : at + 1] = bytes([generator.randrange(256)])
+        elif kind == 1:
+            copy[at : at + 4] = generator.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0"))
+        elif kind == 2:
+            copy[at : at + length] = generator.randbytes(min(length, size - at))
+        elif kind == 3:
+            del copy[at : at + length]
+        elif kind == 4:
+            copy[at:at] = copy[at : at + length]
+        elif kind == 5:
+            copy[at : at + length] = bytes(min(length, size - at))
+        else:
+            copy[at : at + 2] = copy[at : at + 2][::-1]
+        if not copy:
+            copy = bytearray(b"\0")
+    return bytes(copy)

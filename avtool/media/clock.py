@@ -62,6 +62,7 @@ class Clock(Generic[Frame]):
         self._usual = usual
         self._max = Fraction(max_seconds)
         self._before: Timed[Frame] | None = None  # the last frame that was placed
+        self._step = Fraction(0)  # seconds between the last two: slow streams step far, again and again
         self._offset = Fraction(0)  # from believed-wrong timestamps to the clock
         self._held: Timed[Frame] | None = None  # a frame after a jump, raw time, waiting for the next
 
@@ -93,15 +94,18 @@ class Clock(Generic[Frame]):
     def accept(self, frame: Frame, time: Fraction, length: Fraction) -> Timed[Frame]:
         """Places a frame without a question; a length that leads past the declared end is not meant."""
         latest = self._declared if self._declared is not None else time + SLACK
+        if self._before is not None:
+            self._step = max(Fraction(0), time - self._before.time)
         self._before = Timed(frame, time, length if time + length <= latest else min(length, self._usual))
         return self._before
 
     def _place(self, raw: Timed[Frame]) -> list[Timed[Frame]]:
         if self._before is None:
             return [self.accept(raw.frame, raw.time if self.plausible(raw.time) else Fraction(0), raw.length)]
+        # lengths follow the decoding order in some containers, so a frame may start well before the last one ends
+        earliest, latest = self._before.time - STEP, max(self._before.end, self._before.time + self._step) + STEP
         for offset in (Fraction(0), self._offset):
-            # lengths follow the decoding order in some containers, so a frame may start well before the last one ends
-            if self._before.time - STEP <= raw.time + offset <= self._before.end + STEP:
+            if earliest <= raw.time + offset <= latest:
                 self._offset = offset
                 return [self.accept(raw.frame, raw.time + offset, raw.length)]
         if self._trusts_forward and raw.time > self._before.end and self.plausible(raw.time):

@@ -277,6 +277,10 @@ class PictureTrack(Track):
                 if frame.pts is None or frame.is_corrupt:
                     raise SkipFailed
                 self._check_due(frame.pts)
+            if frame.width * frame.height > self._limits.max_pixels:
+                self.health.failed += 1
+                self.health.why = f"a picture has {frame.width} x {frame.height} pixels"
+                continue
             self.health.concealed += frame.is_corrupt
             self.first = self.first or frame
             length = frame.duration * self.unit if frame.duration else self._usual

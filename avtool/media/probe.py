@@ -198,7 +198,7 @@ def _open(name: str, limits: Limits, extra: dict[str, str]) -> InputContainer:
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": FORMATS,
-        "max_pixels": str(limits.max_pixels),  # guards probing; the decoder gets its own
+        "max_pixels": _decoder_limit(limits),  # guards probing; the decoder gets its own
         **extra,
     }
     try:
@@ -316,7 +316,12 @@ def prepare(stream: VideoStream | AudioStream, limits: Limits) -> None:
     """Sets a stream's decoder to one thread and to the limit of pixels; before its first packet."""
     stream.codec_context.thread_count = 1
     if isinstance(stream, VideoStream):
-        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+        stream.codec_context.options = {"max_pixels": _decoder_limit(limits)}
+
+
+def _decoder_limit(limits: Limits) -> str:
+    """FFmpeg counts pixels with the width rounded up to 64; what comes out is compared with the limit itself."""
+    return str(limits.max_pixels + 64 * 65_536)
 
 
 def _first_picture(media: Media, limits: Limits) -> VideoFrame | None:

@@ -17,7 +17,8 @@ from avtool.media.clock import Timed
 from avtool.media.request import Sound
 
 # Long filter: aliases 45 dB lower than swresample's default just above the new band edge, at 1.5 times its cost.
-RESAMPLE = "{rate}:ochl=mono:osf=flt:filter_size=64:phase_shift=10:cutoff=0.97"
+# maxval=1: the mix to mono is a weighted mean, left and right half each; without it they would count 0.7 each.
+RESAMPLE = "{rate}:ochl=mono:osf=flt:rematrix_maxval=1:filter_size=64:phase_shift=10:cutoff=0.97"
 CHUNK = 16_384  # samples that leave the filter graph at once
 TOLERANCE = Fraction(1, 50)  # seconds: timestamps this far from the running clock are jitter
 PATIENCE = 3  # frames in a row beyond the tolerance before the clock follows them
