@@ -1,0 +1,1 @@
+"""How good the events are: mean average precision, accuracies, and how sure one can be of them."""
