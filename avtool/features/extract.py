@@ -76,7 +76,9 @@ class _Batch:
                 self._run(self._inputs[: self._size], self._rows[: self._size])
             except torch.cuda.OutOfMemoryError as error:
                 if self._size == 1:
-                    raise DeviceError("out of memory on the GPU at one picture at a time", str(error).splitlines()[0], "--device cpu") from None
+                    raise DeviceError(
+                        "out of memory on the GPU at one picture at a time", str(error).splitlines()[0], "--device cpu"
+                    ) from None
                 self._size //= 2
                 continue
             del self._inputs[: self._size], self._rows[: self._size]
@@ -195,7 +197,14 @@ def extract(
 
 
 def _assemble(
-    report: DecodeReport, visual: Encoder | None, audio: Encoder | None, seeing: _Batch | None, hearing: _Batch | None, listener: _Listener | None, rows: int, grid: Grid
+    report: DecodeReport,
+    visual: Encoder | None,
+    audio: Encoder | None,
+    seeing: _Batch | None,
+    hearing: _Batch | None,
+    listener: _Listener | None,
+    rows: int,
+    grid: Grid,
 ) -> Features:
     none = np.zeros(rows, bool)
     seen, (picture, picture_tags) = seeing.out.get(rows) if seeing else (none, [None, None])

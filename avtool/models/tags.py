@@ -68,7 +68,9 @@ class TagsLocalizer:
         """
         part = features.part(start, stop)
         if part.audio_tags is None or part.visual_tags is None:
-            raise UsageError("the localizer 'tags' needs class scores", f"{part.visual_encoder} + {part.audio_encoder} gave none")
+            raise UsageError(
+                "the localizer 'tags' needs class scores", f"{part.visual_encoder} + {part.audio_encoder} gave none"
+            )
         heard = _gather(_sigmoid(part.audio_tags), [a for a, _ in table().values()], np.max) / FULL_SOUND
         seen = _gather(_softmax(part.visual_tags), [v for _, v in table().values()], np.sum) / FULL_PICTURE
         audio = smooth(np.clip(heard, 0, 1) * part.heard[:, None])

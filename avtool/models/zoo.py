@@ -105,7 +105,7 @@ def _additive(info: ModelInfo, file: Path | None, device: torch.device) -> Local
     return AdditiveLocalizer.from_file(info, file, device)
 
 
-KINDS: dict[str, Callable[[ModelInfo, Path | None, "torch.device"], Localizer]] = {"tags": _tags, "additive": _additive}
+KINDS: dict[str, Callable[[ModelInfo, Path | None, torch.device], Localizer]] = {"tags": _tags, "additive": _additive}
 
 
 def load(name: str | None, device: torch.device) -> Localizer:
@@ -129,7 +129,9 @@ def find(name: str) -> tuple[ModelInfo, Path | None]:
         return _read_spec(Path(name).with_suffix(".toml"), Path(name))
     models = {info.name: (info, file) for info, file in _installed()}
     if name not in models:
-        raise UsageError(f"no model '{printable(name)}'", f"there are {', '.join(models)}", did_you_mean(name, list(models)))
+        raise UsageError(
+            f"no model '{printable(name)}'", f"there are {', '.join(models)}", did_you_mean(name, list(models))
+        )
     return models[name]
 
 

@@ -84,7 +84,9 @@ def fill(wave: Wave, samples: int, rng: np.random.Generator) -> Wave:
     return out
 
 
-def sound_scene(events: Sequence[tuple[Span, Wave]], background: Wave | None, law: SoundLaw, rng: np.random.Generator) -> Wave:
+def sound_scene(
+    events: Sequence[tuple[Span, Wave]], background: Wave | None, law: SoundLaw, rng: np.random.Generator
+) -> Wave:
     """Mix events into a scene of `law.seconds`.
 
     Args:
@@ -140,12 +142,21 @@ def _moving_crop(pixels: Pixels, size: tuple[int, int], law: PictureLaw, rng: np
 
     scale, y, x = float(rng.uniform(law.smallest, 1.0)), float(rng.random()), float(rng.random())
     step = rng.uniform(-law.drift, law.drift, 3)
-    end = float(np.clip(scale + 0.3 * step[0], law.smallest, 1)), float(np.clip(y + step[1], 0, 1)), float(np.clip(x + step[2], 0, 1))
+    end = (
+        float(np.clip(scale + 0.3 * step[0], law.smallest, 1)),
+        float(np.clip(y + step[1], 0, 1)),
+        float(np.clip(x + step[2], 0, 1)),
+    )
     return _Path(pixels, box(scale, y, x), box(*end), bool(rng.random() < 0.5))
 
 
 def picture_scene(
-    events: Sequence[tuple[Span, Pixels]], background: Pixels, times: Sequence[float], law: PictureLaw, rng: np.random.Generator, size: tuple[int, int] | None = None
+    events: Sequence[tuple[Span, Pixels]],
+    background: Pixels,
+    times: Sequence[float],
+    law: PictureLaw,
+    rng: np.random.Generator,
+    size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Show pictures in their stretches and a background elsewhere, each under a slowly moving crop with its own exposure.
 
@@ -184,7 +195,9 @@ def labels(spans: Sequence[Span], rows: int, classes: int, step: float = 0.5) ->
     return out
 
 
-def write_clip(path: Path, frames: npt.NDArray[np.uint8], wave: Wave, rate: Fraction = Fraction(10), crf: int = 26) -> None:
+def write_clip(
+    path: Path, frames: npt.NDArray[np.uint8], wave: Wave, rate: Fraction = Fraction(10), crf: int = 26
+) -> None:
     """Encode a composed clip as MP4 (H.264, AAC), atomically.
 
     Args:
@@ -196,7 +209,9 @@ def write_clip(path: Path, frames: npt.NDArray[np.uint8], wave: Wave, rate: Frac
     """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast", "threads": "1"})
+        video = container.add_stream(
+            "libx264", rate=rate, options={"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        )
         video.height, video.width, video.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
         audio = container.add_stream("aac", rate=RATE, layout="mono", bit_rate=64_000)
         for pixels in frames:

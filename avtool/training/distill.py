@@ -67,15 +67,27 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe."""
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     phases = [
-        Phase(p["name"], p.get("start", ""), p["steps"], (p["rate"][0], p["rate"][1]), p["groups"], tuple(p.get("leave_out", ())))
+        Phase(
+            p["name"],
+            p.get("start", ""),
+            p["steps"],
+            (p["rate"][0], p["rate"][1]),
+            p["groups"],
+            tuple(p.get("leave_out", ())),
+        )
         for p in table.pop("phases")
     ]
     return Recipe(phases=tuple(phases), **table)
 
 
-def batches(folder: Path, phase: Phase, batch: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(
+    folder: Path, phase: Phase, batch: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless batches (inputs, teacher logits, teacher embedding); all views of a batch share one chunk, so one shape."""
-    groups = [[c for c in chunks(folder, prefix) if not c.name.startswith(phase.leave_out or ("\0",))] for prefix in phase.groups]
+    groups = [
+        [c for c in chunks(folder, prefix) if not c.name.startswith(phase.leave_out or ("\0",))]
+        for prefix in phase.groups
+    ]
     shares = np.array(list(phase.groups.values()), float)
     for prefix, group in zip(phase.groups, groups, strict=True):
         log.info("%s: %d views", prefix, sum(len(c.logits) for c in group))
@@ -113,7 +125,9 @@ class Targets:
         self.logit_std = float(logits.std())
 
 
-def loss(recipe: Recipe, targets: Targets, outputs: tuple[Tensor, Tensor, Tensor], logits: Tensor, embedding: Tensor) -> Tensor:
+def loss(
+    recipe: Recipe, targets: Targets, outputs: tuple[Tensor, Tensor, Tensor], logits: Tensor, embedding: Tensor
+) -> Tensor:
     """Weighted sum of class agreement, logit agreement and embedding agreement (all float32)."""
     classes, _, imitation = (o.float() for o in outputs)
     if recipe.modality == "audio":
@@ -121,7 +135,11 @@ def loss(recipe: Recipe, targets: Targets, outputs: tuple[Tensor, Tensor, Tensor
         agree = agree - F.binary_cross_entropy_with_logits(logits, logits.sigmoid(), reduction="none").sum(1).mean()
     else:
         t = recipe.temperature
-        agree = F.kl_div((classes / t).log_softmax(1), (logits / t).log_softmax(1), reduction="batchmean", log_target=True) * t * t
+        agree = (
+            F.kl_div((classes / t).log_softmax(1), (logits / t).log_softmax(1), reduction="batchmean", log_target=True)
+            * t
+            * t
+        )
     near = ((classes - logits) / targets.logit_std).square().mean()
     imitate = (imitation - (embedding - targets.mean) / targets.std).square().mean()
     return recipe.class_weight * agree + recipe.logit_weight * near + recipe.embedding_weight * imitate
@@ -130,7 +148,9 @@ def loss(recipe: Recipe, targets: Targets, outputs: tuple[Tensor, Tensor, Tensor
 def _optimiser(model: nn.Module, decay: float) -> torch.optim.AdamW:
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW([{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98))
+    return torch.optim.AdamW(
+        [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
 
 
 def _rate(phase: Phase, step: int, warm_up: int) -> float:
@@ -169,7 +189,15 @@ def run_phase(recipe: Recipe, phase: Phase, views: Path, out: Path) -> Mini:
         optimiser.step()
         mean += (float(value.detach()) - mean) / min(step - done + 1, 100)
         if (step + 1) % 100 == 0:
-            log.info("%s %s %d/%d loss %.4f  %.0f views/s", recipe.modality, phase.name, step + 1, phase.steps, mean, recipe.batch * (step + 1 - done) / (time.monotonic() - began))
+            log.info(
+                "%s %s %d/%d loss %.4f  %.0f views/s",
+                recipe.modality,
+                phase.name,
+                step + 1,
+                phase.steps,
+                mean,
+                recipe.batch * (step + 1 - done) / (time.monotonic() - began),
+            )
         if (step + 1) % 1000 == 0:
             _store(partial, model, optimiser, step + 1)
     _store(path.with_name(path.stem + ".state.safetensors"), model, optimiser, phase.steps)

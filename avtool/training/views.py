@@ -42,7 +42,9 @@ WIDE = Shape("wide", (128, 228), (180, 320))
 SHAPES = {shape.name: shape for shape in (SQUARE, TALL, WIDE)}
 
 
-def crop_box(height: int, width: int, aspect: float, scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(
+    height: int, width: int, aspect: float, scale: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
     """Random box (top, left, height, width) of `aspect` = width / height whose area is `scale` of the largest such box."""
     full_h = min(height, width / aspect)
     box_h = max(8, min(height, round(full_h * scale**0.5)))
@@ -82,7 +84,9 @@ def answers(teacher: Teacher, batch: Tensor, size: int = 16) -> tuple[npt.NDArra
     return logits.half().numpy(), embedding.half().numpy()
 
 
-def save_chunk(folder: Path, name: str, inputs: npt.NDArray[Any], logits: npt.NDArray[Any], embedding: npt.NDArray[Any]) -> None:
+def save_chunk(
+    folder: Path, name: str, inputs: npt.NDArray[Any], logits: npt.NDArray[Any], embedding: npt.NDArray[Any]
+) -> None:
     """Write one chunk as three .npy files; `<name>.logits.npy` comes last and marks the chunk as whole."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, array in (("inputs", inputs), ("embedding", embedding), ("logits", logits)):
@@ -103,11 +107,24 @@ class Chunk:
 def chunks(folder: Path, prefix: str) -> list[Chunk]:
     """All whole chunks of a folder whose name starts with `prefix`, in name order."""
     names = sorted(p.name.removesuffix(".logits.npy") for p in folder.glob(f"{prefix}*.logits.npy"))
-    return [Chunk(n, *(np.load(folder / f"{n}.{part}.npy", mmap_mode="r") for part in ("inputs", "logits", "embedding"))) for n in names]
+    return [
+        Chunk(n, *(np.load(folder / f"{n}.{part}.npy", mmap_mode="r") for part in ("inputs", "logits", "embedding")))
+        for n in names
+    ]
 
 
 def picture_chunks(
-    folder: Path, shape: Shape, load: Callable[[int], Pixels], picks: Sequence[int], teacher: Teacher, *, smallest: float, mixed: float, seed: int, prefix: str, size: int = 2048
+    folder: Path,
+    shape: Shape,
+    load: Callable[[int], Pixels],
+    picks: Sequence[int],
+    teacher: Teacher,
+    *,
+    smallest: float,
+    mixed: float,
+    seed: int,
+    prefix: str,
+    size: int = 2048,
 ) -> None:
     """Make the chunks of one family of picture views; chunks that are there are kept.
 
@@ -181,7 +198,17 @@ def tilt(wave: Wave, rng: np.random.Generator) -> Wave:
     return np.fft.irfft(spectrum * 10 ** (gains / 20), len(wave)).astype(np.float32)
 
 
-def sound_chunks(folder: Path, load: Callable[[int], Wave], picks: Sequence[int], teacher: Teacher, *, mixed: float, seed: int, prefix: str, size: int = 2048) -> None:
+def sound_chunks(
+    folder: Path,
+    load: Callable[[int], Wave],
+    picks: Sequence[int],
+    teacher: Teacher,
+    *,
+    mixed: float,
+    seed: int,
+    prefix: str,
+    size: int = 2048,
+) -> None:
     """Make the chunks of sound views: log-mels (N, 128, T) float16 with the teacher's answers; arguments as in picture_chunks."""
     for number, start in enumerate(range(0, len(picks), size)):
         name = f"{prefix}-{number:03d}"

@@ -34,6 +34,7 @@ class MiniConfig:
     classes: int
 
 
+SHORT = 128  # pixels of the short side; the whole picture is seen
 VISUAL = MiniConfig(3, (32, 64, 128, 256, 384), (1, 1, 1, 2, 1), 512, 1280, 1000)
 AUDIO = MiniConfig(1, (24, 48, 96, 192, 256), (1, 1, 1, 1, 1), 384, 384, 527)
 
@@ -67,14 +68,18 @@ class Mini(nn.Module):
         super().__init__()
         self.config = config
         first = config.widths[0]
-        self.stem = nn.Sequential(nn.Conv2d(config.inputs, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(config.inputs, first, 3, 2, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+        )
         blocks, channels = [], first
         for width, depth in zip(config.widths, config.depths, strict=True):
             for index in range(depth):
                 blocks.append(_Residual(channels, width, 2 if index == 0 else 1))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
-        self.project = nn.Sequential(nn.Conv2d(channels, config.embedding, 1, bias=False), nn.BatchNorm2d(config.embedding), nn.ReLU())
+        self.project = nn.Sequential(
+            nn.Conv2d(channels, config.embedding, 1, bias=False), nn.BatchNorm2d(config.embedding), nn.ReLU()
+        )
         self.classify = nn.Linear(config.embedding, config.classes)
         self.imitate = nn.Linear(config.embedding, config.teacher)
 

@@ -44,7 +44,9 @@ ROWS = (
 )
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, act: type[nn.Module] | None) -> nn.Sequential:
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int, act: type[nn.Module] | None
+) -> nn.Sequential:
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs, eps=1e-3),

@@ -1,0 +1,213 @@
+"""`additive`: each medium votes for classes on its own, the votes are added, and a verifier asks whether both agree.
+
+A linear map per medium (closed-form ridge regression on normalised embeddings), a sum, and a logistic verifier with one
+weight per kind of evidence, shared by all classes. With two or three clips per class it generalises better than
+anything with a joint layer. Design after labelspace.md ("class logits of both modalities are added").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avtool import weights
+from avtool.errors import UsageError, WeightsError
+from avtool.features.store import Features
+from avtool.models.zoo import ModelInfo, WindowOutput
+
+Floats = npt.NDArray[np.float32]
+CLIP = 6.0  # deviations beyond which a feature says no more
+CONTEXT = 2  # rows on each side that a segment's votes are averaged over
+EVIDENCE = 12  # kinds of evidence per class and segment, in the order of `evidence`
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The linear map of one medium. mean, scale (D,); weight (D, C); bias (C,); sharpness: votes -> logits."""
+
+    mean: Floats
+    scale: Floats
+    weight: Floats
+    bias: Floats
+    sharpness: float
+
+    def votes(self, embedding: Floats) -> Floats:
+        """Class logits of this medium alone: (..., D) -> (..., C)."""
+        return ((normalise(embedding, self.mean, self.scale) @ self.weight + self.bias) * self.sharpness).astype(
+            np.float32
+        )
+
+
+def normalise(embedding: Floats, mean: Floats, scale: Floats) -> Floats:
+    """Standardise every dimension, clip, and bring each row to unit length: (..., D) -> (..., D)."""
+    x = np.clip((embedding - mean) / scale, -CLIP, CLIP)
+    return (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)).astype(np.float32)
+
+
+def evidence(visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]) -> Floats:
+    """What speaks for each class in each segment.
+
+    Args:
+        visual, audio: (n, C) logits of the two media.
+        seen, heard: (n,) a picture was shown, sound existed.
+
+    Returns:
+        (n, C, EVIDENCE): log-posterior fused, visual, audio; margin over the best other class visual, audio and the
+        smaller of the two; then the same six for the mean of the window, repeated in every segment.
+    """
+    local = _kinds(_blur(visual, seen), _blur(audio, heard))
+    whole = _kinds(_mean(visual, seen)[None], _mean(audio, heard)[None])
+    return np.concatenate([local, np.broadcast_to(whole, local.shape)], 2)
+
+
+def _kinds(visual: Floats, audio: Floats) -> Floats:
+    v, a = margin(visual), margin(audio)
+    return np.stack([log_softmax(visual + audio), log_softmax(visual), log_softmax(audio), v, a, np.minimum(v, a)], 2)
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """(n, C) -> (n, C)."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def margin(logits: Floats) -> Floats:
+    """Logit of each class minus the largest other one, (n, C) -> (n, C)."""
+    best = np.partition(logits, -2, axis=1)[:, -2:]  # second best, best
+    return logits - np.where(logits == best[:, 1:], best[:, :1], best[:, 1:])
+
+
+def _blur(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    """Mean over the valid rows at most CONTEXT away; rows with none are 0."""
+    n = len(logits)
+    sums = np.concatenate([np.zeros((1, logits.shape[1])), np.cumsum(logits * valid[:, None], 0, dtype=np.float64)])
+    counts = np.concatenate([[0], np.cumsum(valid)])
+    low, high = np.maximum(np.arange(n) - CONTEXT, 0), np.minimum(np.arange(n) + CONTEXT + 1, n)
+    total = np.maximum(counts[high] - counts[low], 1)[:, None]
+    return ((sums[high] - sums[low]) / total).astype(np.float32)
+
+
+def _mean(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    return (logits * valid[:, None]).sum(0) / max(1, int(valid.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Logistic weights over the kinds of evidence: (EVIDENCE,) and a bias."""
+
+    weight: Floats
+    bias: float
+
+    def score(self, kinds: Floats) -> Floats:
+        """(n, C, EVIDENCE) -> (n, C) in [0, 1]."""
+        return (1 / (1 + np.exp(-np.clip(kinds @ self.weight + self.bias, -30, 30)))).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Additive:
+    """The whole network; `both` judges events, `ear` and `eye` what one medium alone says."""
+
+    visual: Side
+    audio: Side
+    both: Judge
+    ear: Judge
+    eye: Judge
+
+    def scores(
+        self, visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]
+    ) -> tuple[Floats, Floats, Floats]:
+        """Scores of one window.
+
+        Args:
+            visual, audio: embeddings (n, Dv), (n, Da).
+            seen, heard: (n,) bool.
+
+        Returns:
+            (n, C) in [0, 1] each: audible and visible, audible, visible. Rows not seen or not heard are 0.
+        """
+        kinds = evidence(self.visual.votes(visual), self.audio.votes(audio), seen, heard)
+        heard_, seen_ = heard[:, None], seen[:, None]
+        return self.both.score(kinds) * (heard_ & seen_), self.ear.score(kinds) * heard_, self.eye.score(kinds) * seen_
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All numbers by name, float16 for the large maps."""
+        out: dict[str, torch.Tensor] = {}
+        for part in fields(self):
+            for item in fields(owner := getattr(self, part.name)):
+                value = np.asarray(getattr(owner, item.name), np.float32)
+                tensor = torch.from_numpy(value.reshape(1) if value.ndim == 0 else value.copy())
+                out[f"{part.name}.{item.name}"] = tensor.half() if item.name == "weight" and value.ndim == 2 else tensor
+        return out
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> Additive:
+        """The inverse of `tensors`.
+
+        Raises:
+            KeyError: a part is missing.
+        """
+
+        def array(name: str) -> Floats:
+            return tensors[name].float().numpy()
+
+        def side(name: str) -> Side:
+            return Side(
+                *(array(f"{name}.{k}") for k in ("mean", "scale", "weight", "bias")),
+                float(array(f"{name}.sharpness")[0]),
+            )
+
+        def judge(name: str) -> Judge:
+            return Judge(array(f"{name}.weight"), float(array(f"{name}.bias")[0]))
+
+        return cls(side("visual"), side("audio"), judge("both"), judge("ear"), judge("eye"))
+
+
+class AdditiveLocalizer:
+    """An Additive network behind the interface of the zoo."""
+
+    def __init__(self, info: ModelInfo, network: Additive) -> None:
+        self.info = info
+        self.network = network
+
+    @classmethod
+    def from_file(cls, info: ModelInfo, file: Path, device: torch.device) -> AdditiveLocalizer:
+        """Load from safetensors; the work is too small for a device other than the CPU.
+
+        Raises:
+            WeightsError: the file is missing, damaged, or not such a network.
+        """
+        try:
+            network = Additive.from_tensors(weights.load(file))
+        except KeyError as error:
+            raise WeightsError(f"{file.name} is not an additive localizer", f"{error} is missing") from None
+        if network.visual.weight.shape[1] != len(info.vocabulary):
+            raise WeightsError(
+                f"{file.name} has {network.visual.weight.shape[1]} classes",
+                f"its description has {len(info.vocabulary)}",
+            )
+        return cls(info, network)
+
+    def run(self, features: Features, start: int, stop: int) -> WindowOutput:
+        """See zoo.Localizer.
+
+        Raises:
+            UsageError: the features come from other encoders than the model reads.
+        """
+        part = features.part(start, stop)
+        if part.visual is None or part.audio is None:
+            raise UsageError("the localizer needs features of both sound and picture")
+        for value, side, name in (
+            (part.visual, self.network.visual, "visual"),
+            (part.audio, self.network.audio, "audio"),
+        ):
+            if value.ndim != 2 or value.shape[1] != len(side.mean):
+                raise UsageError(
+                    f"{name} features of shape {value.shape[1:]} do not fit {self.info.name}",
+                    f"it reads ({len(side.mean)},)",
+                )
+        both, ear, eye = self.network.scores(part.visual, part.audio, part.seen, part.heard)
+        return WindowOutput(start, stop, both, ear, eye)

@@ -1,0 +1,211 @@
+"""Material for training a localizer: real clips and composed scenes as features, and the pairs that teach agreement."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avtool.features.encoders.catalog import Encoder
+from avtool.features.extract import extract
+from avtool.files import atomic_stream
+from avtool.media.decoding import decode
+from avtool.media.request import DecodeRequest
+from avtool.timegrid import Grid
+from avtool.training.additive import Items
+from avtool.training.compose import RATE, PictureLaw, SoundLaw, Span, draw_span, labels, picture_scene, sound_scene
+from avtool.training.corpus import Corpus, LabelledClip, read_picture, read_sound
+
+log = logging.getLogger("avtool")
+GRID = Grid()
+CPU = torch.device("cpu")
+EMPTY_EVERY = 12  # one scene in so many shows or sounds no class at all
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An encoder pair under the name that its cached features carry."""
+
+    name: str
+    visual: Encoder
+    audio: Encoder
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Cache arrays, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_stream(path) as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+
+
+def clip_items(corpus: Corpus, pair: Pair, work: Path) -> tuple[Items, Items]:
+    """Features of all labelled clips through the road that users' files take; cached in `work`."""
+    clips, cache = corpus.clips(), work / f"{pair.name}-clips.npz"
+    if not cache.exists():
+        rows = [clip_features(clip.path, pair) for clip in clips]
+        save_arrays(cache, _pad(rows))
+    with np.load(cache) as archive:
+        table = {k: archive[k] for k in archive.files}
+    truth = clip_labels(clips, table["seen"], len(corpus.classes))
+    weight = np.ones(len(clips), np.float32)
+    return Items(table["visual"], table["seen"], truth & table["seen"][..., None], weight), Items(
+        table["audio"], table["heard"], truth & table["heard"][..., None], weight
+    )
+
+
+def clip_features(path: Path, pair: Pair) -> dict[str, npt.NDArray[np.generic]]:
+    """Embeddings and validity of one file."""
+    request = DecodeRequest(pictures=pair.visual.pictures, sample_rate=pair.audio.rate, grid=GRID)
+    found = extract(decode(path, request), pair.visual, pair.audio, GRID, CPU)
+    rows = found.rows
+    visual = found.visual if found.visual is not None else np.zeros((rows, pair.visual.dim), np.float32)
+    audio = found.audio if found.audio is not None else np.zeros((rows, pair.audio.dim), np.float32)
+    return {"visual": visual, "audio": audio, "seen": found.seen, "heard": found.heard}
+
+
+def _pad(rows: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> dict[str, npt.NDArray[np.generic]]:
+    length = max(len(r["seen"]) for r in rows)
+    return {
+        k: np.stack([np.pad(r[k], [(0, length - len(r[k])), *[(0, 0)] * (r[k].ndim - 1)]) for r in rows])
+        for k in rows[0]
+    }
+
+
+def clip_labels(clips: Sequence[LabelledClip], valid: npt.NDArray[np.bool_], classes: int) -> npt.NDArray[np.bool_]:
+    """(M, T, C): a row belongs to the event if its centre does; an event shorter than a row gets the row it lies in."""
+    count, length = valid.shape
+    centres = (np.arange(length) + 0.5) * float(GRID.stride)
+    truth = np.zeros((count, length, classes), bool)
+    for i, clip in enumerate(clips):
+        inside = (centres >= clip.onset) & (centres < clip.offset)
+        if not (inside & valid[i]).any():
+            inside[min(int(valid[i].sum()) - 1, GRID.row((clip.onset + clip.offset) / 2))] = True
+        truth[i, :, clip.label] = inside
+    return truth
+
+
+def bank_items(corpus: Corpus, pair: Pair, split: str, count: int, work: Path, length: int) -> tuple[Items, Items]:
+    """Features of `count` composed sound scenes and as many picture scenes; cached in `work`.
+
+    Args:
+        corpus: where sounds and pictures come from.
+        pair: encoders.
+        split: of the corpus.
+        count: scenes of each kind.
+        work: cache folder.
+        length: rows that the items are padded to.
+    """
+    cache = work / f"{pair.name}-bank-{split}-{count}.npz"
+    if not cache.exists():
+        seed = ("train", "val", "test").index(split)
+        audio, audible = _sound_bank(corpus, pair.audio, split, count, np.random.default_rng((seed, 1)))
+        visual, visible = _picture_bank(corpus, pair.visual, split, count, np.random.default_rng((seed, 2)))
+        save_arrays(cache, {"visual": visual, "audio": audio, "visible": visible, "audible": audible})
+    with np.load(cache) as archive:
+        table = {k: archive[k] for k in archive.files}
+    return _bank(table["visual"], table["visible"], length), _bank(table["audio"], table["audible"], length)
+
+
+def _bank(x: Floats, truth: npt.NDArray[np.bool_], length: int) -> Items:
+    count, rows = truth.shape[:2]
+    pad = ((0, 0), (0, length - rows), (0, 0))
+    valid = np.zeros((count, length), bool)
+    valid[:, :rows] = True
+    per_class = truth.any(1).sum(0)
+    weight = [
+        rarest**-0.5
+        for rarest in (max(1, int(per_class[t.any(0)].min())) if t.any() else count // EMPTY_EVERY for t in truth)
+    ]
+    return Items(np.pad(x, pad), valid, np.pad(truth, pad), np.asarray(weight, np.float32))
+
+
+def _sound_bank(
+    corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    files, backgrounds, law = corpus.sounds(split), corpus.backgrounds(split)[0], SoundLaw()
+    classes = sorted(files)
+    embeddings, truths = [], []
+    for i in range(count):
+        spans: list[Span] = []
+        if i % EMPTY_EVERY != EMPTY_EVERY - 1:
+            spans.append(draw_span(law.seconds, law.shortest, law.full, classes[i % len(classes)], rng))
+            if rng.random() < law.second:
+                spans.append(draw_span(law.seconds, law.shortest, 0.0, int(rng.choice(classes)), rng))
+        events = [(span, read_sound(_any(files[span.label], rng))) for span in spans]
+        under = read_sound(_any(backgrounds, rng)) if not spans or rng.random() < law.background else None
+        embeddings.append(encode_sound(sound_scene(events, under, law, rng), encoder))
+        truths.append(labels(spans, len(embeddings[-1]), len(corpus.classes)))
+    return np.stack(embeddings), np.stack(truths)
+
+
+def encode_sound(wave: Floats, encoder: Encoder) -> Floats:
+    """Embeddings (N, D) of a whole waveform, one window per row as in features.extract."""
+    rows, length = GRID.count(len(wave) / RATE), round(encoder.seconds * RATE)
+    centres = [round(GRID.centre(k) * RATE) for k in range(rows)]
+    starts = [max(0, min(c - length // 2, len(wave) - length)) for c in centres]
+    windows = torch.from_numpy(np.stack([wave[s : s + length] for s in starts]))
+    with torch.inference_mode():
+        return encoder.run(windows)[0].numpy()
+
+
+def _picture_bank(
+    corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    files, backgrounds, law = corpus.pictures(split), corpus.backgrounds(split)[1], PictureLaw()
+    classes = sorted(files)
+    times = [float(GRID.centre(k)) for k in range(GRID.count(law.seconds))]
+    embeddings, truths = [], []
+    for i in range(count):
+        spans = (
+            [draw_span(law.seconds, law.shortest, law.full, classes[i % len(classes)], rng)]
+            if i % EMPTY_EVERY != EMPTY_EVERY - 1
+            else []
+        )
+        events = [(span, read_picture(_any(files[span.label], rng))) for span in spans]
+        frames = picture_scene(events, read_picture(_any(backgrounds, rng)), times, law, rng, _size(law, encoder, rng))
+        embeddings.append(encode_pictures(frames, encoder))
+        truths.append(labels(spans, len(times), len(corpus.classes)))
+    return np.stack(embeddings), np.stack(truths)
+
+
+def _size(law: PictureLaw, encoder: Encoder, rng: np.random.Generator) -> tuple[int, int]:
+    """A shape of the law, scaled so that its short side is what the encoder sees."""
+    shares = np.array([share for _, share in law.shapes])
+    height, width = law.shapes[int(rng.choice(len(law.shapes), p=shares / shares.sum()))][0]
+    short = encoder.pictures.short if encoder.pictures and encoder.pictures.short else min(height, width)
+    return round(height * short / min(height, width)), round(width * short / min(height, width))
+
+
+def encode_pictures(frames: npt.NDArray[np.uint8], encoder: Encoder) -> Floats:
+    """Embeddings (N, D) of pictures that have the encoder's size already."""
+    with torch.inference_mode():
+        return np.concatenate([encoder.run(piece)[0].numpy() for piece in torch.from_numpy(frames).split(10)])
+
+
+def _any(files: Sequence[Path], rng: np.random.Generator) -> Path:
+    return files[int(rng.integers(len(files)))]
+
+
+def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Pairs (visual item, audio item) for the verifier; the first `clips` items are real clips, the rest composed scenes.
+
+    Every clip twice with its own sound and once with another's; every composed picture scene once with a sound of its
+    class and once with any; some composed scenes crossed with real clips.
+    """
+    pairs = [(i, i) for i in range(clips)] * 2 + [(i, int(rng.integers(clips))) for i in range(clips)]
+    scenes = len(visual.x) - clips
+    shown, heard = visual.labels[clips:].any(1), audio.labels[clips:].any(1)
+    for i in range(scenes):
+        for label in np.flatnonzero(shown[i])[:1]:
+            if len(same := np.flatnonzero(heard[:, label])):
+                pairs.append((clips + i, clips + int(rng.choice(same))))
+        pairs.append((clips + i, clips + int(rng.integers(scenes))))
+        if clips and rng.random() < 0.3:
+            pairs += [(clips + i, int(rng.integers(clips))), (int(rng.integers(clips)), clips + i)]
+    return pairs
