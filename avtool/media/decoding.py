@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ from avtool.media.frames import Allocate, Converter, RowPicker, new_pixels
 from avtool.media.probe import Media, nothing, open_media, prepare, reason, too_long, with_span
 from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, Progress, Sound
 from avtool.media.samples import Recorder, Tape
-from avtool.media.skip import CODECS, Drain, Feed, Planner, SkipFailed, Step, rows_between
+from avtool.media.skip import BY_PICTURE, CODECS, Drain, Feed, Planner, SkipFailed, Step, rows_between
 from avtool.timeline import MediaInfo, Notice
+
+logger = logging.getLogger("avtool")
 
 REOPENED = 50  # times that reading goes on after an error of the container
 HOPELESS = 2000  # packets in a row that fail before a stream is given up
@@ -69,7 +72,8 @@ def decode(
         try:
             yield from Attempt(path, request, on_progress, picker, tape, skip=True).items()
             return
-        except SkipFailed:  # decode in full from the start: what was delivered is right and is not repeated
+        except SkipFailed as failed:  # decode in full from the start: what was delivered is right and is not repeated
+            logger.debug("decoding every picture: %s", failed)
             picker = RowPicker(request.grid, picker.convert, picker.row, stop)
     yield from Attempt(path, request, on_progress, picker, tape, skip=False).items()
 
@@ -250,10 +254,10 @@ class PictureTrack(Track):
                 self._check_due(None)
                 self.stream.codec_context.flush_buffers()
             if self.health.failed:
-                raise SkipFailed
+                raise SkipFailed(self.health.why)
 
     def _set_mode(self, mode: Any) -> None:
-        if mode != self._mode:
+        if mode != self._mode and self.stream.codec_context.name in BY_PICTURE:
             self.stream.codec_context.skip_frame = mode
             self._mode = mode
 
@@ -269,13 +273,13 @@ class PictureTrack(Track):
         if self._due and pts is not None and self._due[0] == pts:
             self._due.popleft()
         elif self._due and (pts is None or self._due[0] < pts):
-            raise SkipFailed
+            raise SkipFailed(f"picture {self._due[0]} did not come out before {pts}")
 
     def _frames(self, frames: list[VideoFrame]) -> Iterator[Picture]:
         for frame in frames:
             if self._planner is not None:
                 if frame.pts is None or frame.is_corrupt:
-                    raise SkipFailed
+                    raise SkipFailed(f"picture {frame.pts} is damaged or has no time")
                 self._check_due(frame.pts)
             if frame.width * frame.height > self._limits.max_pixels:
                 self.health.failed += 1

@@ -19,11 +19,13 @@ from av.packet import Packet
 GROUP_BYTES = 48 << 20  # a group that grows beyond this is not waited for
 GROUP_PACKETS = 3000
 
-# Decoders for which the first rule is known to be exact, and those that code each picture alone (or flag keys rightly).
+# Decoders whose packets are pictures with flags and times to rely on.
 CODECS = {
-    "h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1", "libdav1d", "libvpx-vp9", "libvpx",
-    "mjpeg", "prores", "dnxhd", "ffv1", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "v210", "dvvideo", "png",
+    "h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "libdav1d", "mjpeg", "prores", "dnxhd", "ffv1",
+    "rawvideo", "huffyuv", "ffvhuff", "utvideo", "v210", "dvvideo", "png",
 }  # fmt: skip
+# Decoders that obey the first rule picture by picture; libdav1d reads it once, when it is opened.
+BY_PICTURE = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"}
 
 
 class SkipFailed(Exception):
@@ -70,7 +72,7 @@ class Planner:
             yield Feed(packet, True)
             return
         if packet.pts is None:
-            raise SkipFailed
+            raise SkipFailed("a packet has no timestamp")
         if packet.is_keyframe and self._group is not None:
             yield from self._close_group()
         if self._group is None:
@@ -120,7 +122,7 @@ class Planner:
         group.shown.sort()
         for pts in group.shown:
             if (self._last is not None and pts <= self._last) or not self._regular(self._last, pts):
-                raise SkipFailed
+                raise SkipFailed(f"timestamp {pts} follows {self._last}")
             self._last = pts
 
     def _give_up(self) -> Iterator[Step]:
