@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from avtool.timeline import from_json
+from tests.cli.conftest import FAKED
+
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX knows them")
 
 # The command is replaced by what is hard to stop; everything before and after it is avtool's own.
@@ -139,6 +142,29 @@ def test_from_the_first_line_on(delay_ms: int, signum: int, tmp_path: Path, repo
     assert process.returncode == 130, said
     assert seconds < 2
     assert said.count("\n") == 1 and said.startswith("interrupted")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay_ms", [50, 200, 500, 900, 1200, 1500, 1800, 2200, 3000])
+def test_in_the_middle_of_the_work(clip: Path, delay_ms: int, signum: int, tmp_path: Path, repo: Path) -> None:
+    """Whatever was finished is whole, whatever was not is gone."""
+    for i in range(60):
+        os.link(clip, tmp_path / f"{i:02}.mp4")
+    before = {p.name for p in tmp_path.iterdir()}
+    code = FAKED.replace("install();", "install(); open('ready', 'x').close();", 1)
+    process = start(["-c", code, "localize", "-o", "out", *sorted(before)], tmp_path, repo)
+    wait_for(tmp_path / "ready", process)
+    time.sleep(delay_ms / 1000)
+    seconds, said = stop(process, signum)
+    assert process.returncode == 130 and seconds < 2
+    assert said.splitlines()[-1].startswith("interrupted") and "Traceback" not in said
+    assert {p.name for p in tmp_path.iterdir()} - before <= {"ready", "out"}
+    results = sorted(p.name for p in (tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
+    assert all(name.endswith((".events.json", ".events.srt")) for name in results)
+    for name in results:
+        if name.endswith(".json"):
+            from_json((tmp_path / "out" / name).read_bytes())
+    assert not of_session(process.pid)
 
 
 def test_the_library_leaves_signals_alone(tmp_path: Path, repo: Path) -> None:
