@@ -130,8 +130,8 @@ MUTANTS = (
     Mutant(
         "Soft-NMS across classes",
         "avtool/detect/softnms.py",
-        'return np.argsort(labels.astype(np.int16) if small else labels, kind="stable")',
-        "return np.arange(len(labels))",
+        "return [part[order[a:b]] for a, b in pairwise([0, *bounds, len(order)])] if len(part) else []",
+        "return [part] if len(part) else []",
         ("tests/detect/test_softnms.py::test_equals_the_textbook_loop",),
     ),
     Mutant(
@@ -174,6 +174,41 @@ MUTANTS = (
         "sides = torch.stack((time[:, None] - events.segments[:, 0], events.segments[:, 1] - time[:, None]), 2)",
         "sides = torch.stack((events.segments[:, 1] - time[:, None], time[:, None] - events.segments[:, 0]), 2)",
         ("tests/training/test_losses.py::test_assignment_equals_the_point_by_point_rule",),
+    ),
+    Mutant(
+        "the threshold is ignored",
+        "avtool/detect/events.py",
+        "if round(float(score), DECIMALS) >= _threshold(vocabulary, int(label), min_score)",
+        "if round(float(score), DECIMALS) >= 0",
+        ("tests/cli/test_localize.py::test_why_nothing_was_found",),
+    ),
+    Mutant(
+        "what is lost of a file is not noticed",
+        "avtool/session.py",
+        "if allowed or lost <= LOST_SECONDS or lost <= LOST_SHARE * span:",
+        "if allowed or lost <= LOST_SECONDS or lost <= span:",
+        ("tests/cli/test_localize.py::test_partly_decodable_files",),
+    ),
+    Mutant(
+        "times of a span count from its start, not from the file's",
+        "avtool/pipeline.py",
+        "starts = np.clip(proposals.starts + float(offset), low, high)",
+        "starts = np.clip(proposals.starts, low, high)",
+        ("tests/cli/test_localize.py::test_a_span_of_the_file",),
+    ),
+    Mutant(
+        "results are replaced unasked",
+        "avtool/cli/inputs.py",
+        "if existing and not output.overwrite:",
+        "if existing and output.overwrite:",
+        ("tests/cli/test_localize.py::test_existing_results_are_not_replaced_unasked",),
+    ),
+    Mutant(
+        "the sound window of a segment is one segment late",
+        "avtool/features/extract.py",
+        "centre = round(self._grid.centre(self._row) * self._rate)",
+        "centre = round(self._grid.centre(self._row - 1) * self._rate)",
+        ("tests/cli/test_localize.py::test_what_the_json_says",),
     ),
     Mutant(
         "times are rounded to seconds in the JSON",

@@ -192,14 +192,14 @@ def file_scope(node: ast.AST, tree: ast.Module) -> ast.AST:
 
 
 def public_functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
-    """Functions that a reader of the module may call, and the methods whose name and two lines do not say it all."""
+    """Functions that a reader of the module may call, and the methods whose name and few lines do not say it all."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             yield node.name, node
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for part in node.body:
                 is_method = isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
-                if is_method and not part.name.startswith("_") and len(part.body) > 2:
+                if is_method and not part.name.startswith("_") and len(part.body) > 3:
                     yield f"{node.name}.{part.name}", part
 
 
