@@ -12,36 +12,26 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from avtool.detect.proposals import Proposals, from_curve
-from avtool.detect.softnms import suppress
+from avtool.detect.proposals import Proposals
 from avtool.evaluation.map import Segments, mean_ap
 from avtool.features.encoders import catalog
 from avtool.files import write_atomic
-from avtool.models.additive import Additive
 from avtool.timegrid import Grid
-from avtool.training.additive import FitConfig, Items, fit
+from avtool.training.additive import FitConfig, Items
 from avtool.training.corpus import Corpus, LabelledClip, folds
-from avtool.training.localizer import Pair, bank_items, clip_items, teaching_pairs
+from avtool.training.localizer import Pair, bank_items, clip_items
+from avtool.training.recipe import candidates, fit_on
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
 CPU = torch.device("cpu")
 TIOUS = (0.3, 0.5, 0.7)
-FLOOR = 0.01
 SCENES = 1800
-
-
-@dataclass
-class Found:
-    """Candidates of every clip from models that did not see it."""
-
-    events: list[Proposals | None] = field(default_factory=list)
 
 
 def encoder_pair(name: str, weights: Path | None = None) -> Pair:
@@ -51,14 +41,6 @@ def encoder_pair(name: str, weights: Path | None = None) -> Pair:
     if name == "mini":
         return Pair(name, catalog.VISUAL["mini"](CPU), catalog.AUDIO["mini"](CPU))
     return Pair(name, *catalog.mini_pair(weights, CPU))
-
-
-def candidates(curve: npt.NDArray[np.float32], duration: float) -> Proposals:
-    """What `avtool localize --min-score 0.01 --classes all` selects from, for one clip."""
-    found = suppress(from_curve(curve, Grid()))
-    ends = np.minimum(found.ends, duration)
-    kept = (found.scores >= FLOOR) & (ends > found.starts)
-    return Proposals(found.starts, ends, found.labels, found.scores).take(kept)
 
 
 def derangement(clips: Sequence[LabelledClip], rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -100,14 +82,6 @@ def cross_validate(
                 rows[name][i] = candidates(curve, clips[i].duration)
     assert classes == network.visual.weight.shape[1]
     return rows
-
-
-def fit_on(visual: Items, audio: Items, banks: tuple[Items, Items] | None, config: FitConfig, seed: int) -> Additive:
-    """Fit on real clips and, where given, composed scenes."""
-    count = len(visual.x)
-    if banks:
-        visual, audio = Items.join([visual, banks[0]]), Items.join([audio, banks[1]])
-    return fit(visual, audio, teaching_pairs(visual, audio, count, np.random.default_rng(seed)), config)
 
 
 def ranks(rows: Sequence[Proposals | None], clips: Sequence[LabelledClip], classes: int) -> npt.NDArray[np.float64]:
@@ -255,7 +229,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     corpus, config = Corpus(SHARED), FitConfig()
     clips, classes, seeds = corpus.clips(), len(corpus.classes), range(options.seeds)
     print(
-        f"{len(clips)} clips, {classes} classes, {sum(not c.fills for c in clips)} clips with a short event, {options.seeds} seeds"
+        f"{len(clips)} clips ({sum(not c.fills for c in clips)} short events), {classes} classes, {len(seeds)} seeds"
     )
     print("columns: clip top-1, top-5, segment accuracy, mAP at tIoU 0.3, 0.5, 0.7")
     results: list[dict[str, object]] = []

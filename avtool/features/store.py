@@ -99,7 +99,7 @@ def load_npz(path: Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as archive:
             about = json.loads(str(archive["about"]))
-            arrays: dict[str, Any] = {name: archive[name] if name in archive else None for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: archive.get(name) for name in _ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:

@@ -53,7 +53,7 @@ class ModelInfo:
     visual: tuple[str, ...]
     audio: tuple[str, ...]
     weights: Mapping[str, str] = field(default_factory=dict)
-    grid: Grid = Grid()
+    grid: Grid = field(default_factory=Grid)
     window: int = 20
     hop: int = 10
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Fits the `additive` localizer in closed form, and its verifier on answers that the maps gave without having seen the clip.
+"""Fits the `additive` localizer in closed form, and its verifier on answers of maps that never saw the clip.
 
 Both media are fitted apart from each other on items (scenes or clips): what is heard, what is seen. The verifier is
 fitted on pairs of items, matched and mismatched, scored with the item left out of its own map (leave-one-out ridge).
@@ -126,7 +126,7 @@ def _left_out(
 
 
 def sharpen(votes: Floats, items: Items) -> float:
-    """The factor that makes softmax(factor * votes) most likely right on left-out items; golden-section search on a log scale."""
+    """The factor, searched on a log scale, that makes softmax(factor * votes) most likely right on left-out items."""
     busy = items.valid & (items.labels.sum(2) == 1)
     rows, truth = votes[busy], items.labels[busy].argmax(1)
     weight = np.repeat(items.weight[:, None], items.valid.shape[1], 1)[busy]

@@ -71,7 +71,7 @@ def draw_span(seconds: float, shortest: float, full: float, label: int, rng: np.
 
 
 def fill(wave: Wave, samples: int, rng: np.random.Generator) -> Wave:
-    """A stretch of exactly `samples`: cut from a long sound; a short one is repeated with small gaps, as barks and blows are."""
+    """A stretch of exactly `samples`: cut from a long sound; a short one is repeated with small gaps, as barks are."""
     if len(wave) >= samples:
         start = int(rng.integers(0, len(wave) - samples + 1))
         return wave[start : start + samples].copy()
@@ -124,8 +124,8 @@ class _Path:
 
     def at(self, share: float, size: tuple[int, int]) -> Pixels:
         top, left, height, width = (a + (b - a) * share for a, b in zip(self.first, self.last, strict=True))
-        t, l = int(top), int(left)
-        crop = self.pixels[t : max(t + 8, int(top + height)), l : max(l + 8, int(left + width))]
+        y, x = int(top), int(left)
+        crop = self.pixels[y : max(y + 8, int(top + height)), x : max(x + 8, int(left + width))]
         crop = crop[:, ::-1] if self.mirrored else crop
         out = resize(torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None], size)[0]
         return out.permute(1, 2, 0).numpy()
@@ -158,7 +158,7 @@ def picture_scene(
     rng: np.random.Generator,
     size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Show pictures in their stretches and a background elsewhere, each under a slowly moving crop with its own exposure.
+    """Show pictures in their stretches and a background elsewhere, each under a slowly moving crop.
 
     Args:
         events: stretches with the picture that fills each; the last one that covers a time wins.

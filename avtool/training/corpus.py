@@ -96,7 +96,7 @@ class Corpus:
         return {i: f for i, f in found.items() if f}
 
     def backgrounds(self, split: str) -> tuple[list[Path], list[Path]]:
-        """Sounds and pictures that belong to no class: unlabelled material for training, foreign labels of the split else."""
+        """Sounds and pictures of no class: unlabelled material for training, foreign labels of the split else."""
         if split == "train":
             folder = self.root / "unlabelled"
             return [folder / r["file"] for r in read_rows(folder / "sounds.csv")], [

@@ -6,6 +6,8 @@ never saw a third of the clips are made for the honest figure at a third of the 
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import logging
 import time
 import tomllib
@@ -83,7 +85,7 @@ def load_recipe(path: Path) -> Recipe:
 def batches(
     folder: Path, phase: Phase, batch: int, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless batches (inputs, teacher logits, teacher embedding); all views of a batch share one chunk, so one shape."""
+    """Endless batches (inputs, teacher logits, teacher embedding); a batch comes from one chunk, so has one shape."""
     groups = [
         [c for c in chunks(folder, prefix) if not c.name.startswith(phase.leave_out or ("\0",))]
         for prefix in phase.groups
@@ -106,7 +108,7 @@ def _take(chunk: Chunk, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _inputs(modality: str, raw: Tensor, rng: torch.Generator) -> Tensor:
-    """Student inputs with a small jitter that leaves the teacher's answer true: exposure for pictures, gain for sound."""
+    """Student inputs with a jitter that leaves the teacher's answer true: exposure for pictures, gain for sound."""
     size = len(raw)
     if modality == "audio":
         return raw.float()[:, None] + 0.1 * torch.randn(size, 1, 1, 1, generator=rng)
@@ -160,7 +162,7 @@ def _rate(phase: Phase, step: int, warm_up: int) -> float:
 
 
 def run_phase(recipe: Recipe, phase: Phase, views: Path, out: Path) -> Mini:
-    """Train one phase and write `<modality>-<name>.safetensors` (float32) into `out`; a finished phase is loaded instead."""
+    """Train one phase and write `<modality>-<name>.safetensors` (float32); a finished phase is loaded instead."""
     path = out / f"{recipe.modality}-{phase.name}.safetensors"
     model = blank(VISUAL if recipe.modality == "visual" else AUDIO, recipe.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if path.exists():
@@ -228,8 +230,40 @@ def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> 
 
 
 def distil(recipe: Recipe, views: Path, out: Path, only: Sequence[str] = ()) -> None:
-    """Run the phases of a recipe in order; finished ones are skipped, an interrupted one continues from its last checkpoint."""
+    """Run the phases in order; finished ones are skipped, an interrupted one continues from its last checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     for phase in recipe.phases:
         if not only or phase.name in only:
             run_phase(recipe, phase, views, out)
+
+
+def publish(model: Mini, path: Path) -> str:
+    """Write what ships: convolutions and heads in float16, norms in float32, without the head that imitated the teacher.
+
+    Returns:
+        sha256 of the file.
+    """
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith("imitate") and "num_batches" not in k}
+    data = save({k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in kept.items()})
+    write_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def main() -> None:
+    """Train both students and write what ships."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder whose `views` avtool.training.material made")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[], help="names of phases")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for modality in ("audio", "visual"):
+        recipe = load_recipe(Path(__file__).parent / "configs" / f"distill-{modality}.toml")
+        distil(recipe, options.work / "views", options.work / "checkpoints", options.only)
+        final = next(phase for phase in recipe.phases if phase.name == "final")
+        model = run_phase(recipe, final, options.work / "views", options.work / "checkpoints")
+        print(f"mini-{modality} sha256 {publish(model, options.out / f'mini-{modality}.safetensors')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -193,7 +193,7 @@ def _any(files: Sequence[Path], rng: np.random.Generator) -> Path:
 
 
 def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Pairs (visual item, audio item) for the verifier; the first `clips` items are real clips, the rest composed scenes.
+    """Pairs (visual item, audio item) for the verifier; the first `clips` items are real, the rest composed scenes.
 
     Every clip twice with its own sound and once with another's; every composed picture scene once with a sound of its
     class and once with any; some composed scenes crossed with real clips.

@@ -47,7 +47,7 @@ def runs(active: Bools) -> list[tuple[int, int]]:
 
 
 def events_of(labels: Bools) -> Events:
-    """Events of (T, C) labels on the grid: rows [a, b) are the segment from a - 0.5 to b - 0.5 (row g is centred at g)."""
+    """Events of (T, C) labels on the grid: rows [a, b) span a - 0.5 to b - 0.5, as row g is centred at g."""
     found = [(a - 0.5, b - 0.5, c) for c in np.flatnonzero(labels.any(0)) for a, b in runs(labels[:, c])]
     table = torch.tensor(found, dtype=torch.float32).reshape(-1, 3)
     return Events(table[:, :2], table[:, 2].long())

@@ -45,7 +45,7 @@ SHAPES = {shape.name: shape for shape in (SQUARE, TALL, WIDE)}
 def crop_box(
     height: int, width: int, aspect: float, scale: float, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Random box (top, left, height, width) of `aspect` = width / height whose area is `scale` of the largest such box."""
+    """Random box (top, left, height, width) of `aspect` = width / height with `scale` of the largest one's area."""
     full_h = min(height, width / aspect)
     box_h = max(8, min(height, round(full_h * scale**0.5)))
     box_w = max(8, min(width, round(box_h * aspect)))
@@ -159,7 +159,7 @@ SOUND_SECONDS = 2.0
 
 
 def cut(wave: Wave, seconds: float, rng: np.random.Generator) -> Wave:
-    """A random stretch of `seconds`; a shorter sound is placed at a random offset in silence, or repeated, half of the time each."""
+    """A random stretch of `seconds`; a shorter sound is placed in silence, or repeated, half the time each."""
     samples = round(seconds * logmel.MN04.rate)
     if len(wave) >= samples:
         start = int(rng.integers(0, len(wave) - samples + 1))
@@ -209,7 +209,7 @@ def sound_chunks(
     prefix: str,
     size: int = 2048,
 ) -> None:
-    """Make the chunks of sound views: log-mels (N, 128, T) float16 with the teacher's answers; arguments as in picture_chunks."""
+    """Make the chunks of sound views, log-mels (N, 128, T) float16; arguments as in picture_chunks."""
     for number, start in enumerate(range(0, len(picks), size)):
         name = f"{prefix}-{number:03d}"
         if (folder / f"{name}.logits.npy").exists():

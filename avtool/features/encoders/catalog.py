@@ -61,7 +61,7 @@ def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -
 
 
 def mini_pair(folder: Path | None, device: torch.device) -> tuple[Encoder, Encoder]:
-    """The mini encoders with the weights of a folder (`visual-NAME.safetensors`, `audio-NAME.safetensors`), or random ones."""
+    """The mini encoders with a folder's weights (`visual-NAME`, `audio-NAME`.safetensors), or random ones."""
     files = [next(folder.glob(f"{m}-*.safetensors")) for m in ("visual", "audio")] if folder else []
     states = [weights.load(f) for f in files] or [calibrated(c) for c in (mini.VISUAL, mini.AUDIO)]
     visual, audio = (_ready(s, c, device) for s, c in zip(states, (mini.VISUAL, mini.AUDIO), strict=True))
@@ -122,7 +122,7 @@ def _mobilenet(device: torch.device) -> Encoder:
         logits, embedding = model(x)
         return embedding, logits
 
-    # 180 px of the short side, the whole picture: 9 points of clip top-1 better on portrait clips than a 0.875 centre crop
+    # short side 180, the whole picture: 9 points of top-1 better on portrait clips than a 0.875 centre crop
     return Encoder(
         "mobilenetv2-coral", "visual", mobilenet.EMBEDDING, 1000, run, sha, PictureSpec(short=180), licence="Apache-2.0"
     )

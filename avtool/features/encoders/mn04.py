@@ -1,6 +1,6 @@
 """EfficientAT mn04_as: the small AudioSet tagger, in the exact protocol of its authors.
 
-Source: Schmid et al., "Efficient Large-scale Audio Tagging via Transformer-to-CNN Knowledge Distillation" (ICASSP 2023);
+Source: Schmid et al., "Efficient Large-scale Audio Tagging via Transformer-to-CNN Knowledge Distillation" (2023);
 MobileNetV3-large at width 0.4; weights fschmid56/EfficientAT, file mn04_as_mAP_432.pt (MIT).
 """
 

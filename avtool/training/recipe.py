@@ -1,0 +1,286 @@
+"""From encoders and material to the shipped localizer: fit, thresholds, tiers, files.
+
+    python -m avtool.training.recipe --shared ../shared --work DIR --out weights
+
+Thresholds come from composed scenes of the `val` split and from out-of-fold scores of the real clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save
+
+from avtool.detect.proposals import Proposals, from_curve
+from avtool.detect.softnms import suppress
+from avtool.evaluation.map import Segments, mean_ap
+from avtool.features.encoders import catalog
+from avtool.files import write_atomic
+from avtool.models.additive import Additive
+from avtool.models.zoo import SPEC
+from avtool.timegrid import Grid
+from avtool.training.additive import FitConfig, Items, fit
+from avtool.training.corpus import Corpus, LabelledClip, folds
+from avtool.training.localizer import Pair, bank_items, clip_features, clip_items, teaching_pairs
+from avtool.training.quadruples import Quadruple, make
+
+log = logging.getLogger("avtool")
+TIER_AP = 0.3  # out-of-fold average precision from which a class is in the default tier
+TIER_TIOU = 0.3
+FALSE_ALARMS = 0.02  # share of the clips of other classes in which a class may fire
+SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
+LOWEST, HIGHEST = 0.1, 0.95  # thresholds stay inside
+FOLD_SEEDS = (0, 1, 2)
+KINDS = ("kept", "heard only", "seen only")
+Floats = npt.NDArray[np.float64]
+
+
+def candidates(curve: npt.NDArray[np.float32], duration: float, floor: float = 0.01) -> Proposals:
+    """What `avtool localize --min-score 0.01 --classes all` selects from, for one clip of one window."""
+    found = suppress(from_curve(curve, Grid()))
+    ends = np.minimum(found.ends, duration)
+    kept = (found.scores >= floor) & (ends > found.starts)
+    return Proposals(found.starts, ends, found.labels, found.scores).take(kept)
+
+
+def fit_on(visual: Items, audio: Items, bank: tuple[Items, Items] | None, config: FitConfig, seed: int) -> Additive:
+    """Fit on real clips and, where given, composed scenes."""
+    count = len(visual.x)
+    if bank:
+        visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
+    return fit(visual, audio, teaching_pairs(visual, audio, count, np.random.default_rng(seed)), config)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One question to a localizer: the best score it gives to `label`, and whether it should have."""
+
+    label: int
+    kind: str  # one of KINDS: a true pair, heard but not seen, seen but not heard
+    scores: tuple[float, float, float]  # both media, sound alone, picture alone
+
+
+def trials(network: Additive, pair: Pair, quadruples: Iterable[Quadruple]) -> list[Trial]:
+    """Ask about both classes of every quadruple in all four clips."""
+    out = []
+    for quad in quadruples:
+        for key, path in quad.files.items():
+            found = clip_features(path, pair)
+            curves = network.scores(found["visual"], found["audio"], found["seen"], found["heard"])  # type: ignore[arg-type]
+            peaks = [best_scores(candidates(c, 10.0), c.shape[1], quad.start, quad.end) for c in curves]
+            for letter, label in zip("ab", (quad.first, quad.second), strict=True):
+                kind = {(True, True): "kept", (False, True): "heard only", (True, False): "seen only"}.get(
+                    (key[0] == letter, key[1] == letter)
+                )
+                if kind:
+                    out.append(Trial(label, kind, tuple(float(p[label]) for p in peaks)))  # type: ignore[arg-type]
+    return out
+
+
+def best_scores(found: Proposals, classes: int, start: float = 0.0, end: float = np.inf) -> Floats:
+    """Best score of each class among the candidates that overlap [start, end), 0 where there is none."""
+    best = np.zeros(classes)
+    near = (found.starts < end) & (found.ends > start)
+    np.maximum.at(best, found.labels[near], found.scores[near])
+    return best
+
+
+def rates(answers: Sequence[Trial], thresholds: Mapping[int, float] | Floats, which: int = 0) -> dict[str, float]:
+    """Mean over classes of: true pairs kept, heard-only rejected, seen-only rejected; `which` of a trial's scores."""
+    table: dict[tuple[str, int], list[bool]] = defaultdict(list)
+    for t in answers:
+        above = t.scores[which] >= thresholds[t.label]
+        table[t.kind, t.label].append(above == (t.kind == "kept"))
+    return {kind: float(np.mean([np.mean(v) for (k, _), v in table.items() if k == kind])) for kind in KINDS}
+
+
+def choose_thresholds(answers: Sequence[Trial], which: int = 0) -> dict[int, float]:
+    """For each class the threshold with the best worst of keeping and rejecting; few scenes lean on all of them."""
+    levels = np.linspace(LOWEST, HIGHEST, 86)
+
+    def right(chosen: Sequence[Trial]) -> tuple[Floats, Floats]:
+        hits, counts = np.zeros((len(KINDS), len(levels))), np.zeros((len(KINDS), 1))
+        for t in chosen:
+            k = KINDS.index(t.kind)
+            hits[k] += (t.scores[which] >= levels) == (t.kind == "kept")
+            counts[k] += 1
+        return hits, counts
+
+    pooled_hits, pooled_counts = right(answers)
+    pooled = pooled_hits / np.maximum(pooled_counts, 1)
+    out = {}
+    for label in sorted({t.label for t in answers}):
+        hits, counts = right([t for t in answers if t.label == label])
+        share = (hits + SHRINKAGE * pooled) / (counts + SHRINKAGE)
+        out[label] = float(levels[int(np.argmax(share.min(0) + 0.1 * share.mean(0)))])
+    return out
+
+
+def out_of_fold(
+    visual: Items, audio: Items, bank: tuple[Items, Items], clips: Sequence[LabelledClip], config: FitConfig, seed: int
+) -> list[Proposals]:
+    """Candidates of every clip from a fit that did not see it."""
+    fold = np.array(folds(list(clips), seed))
+    out: dict[int, Proposals] = {}
+    for number in range(3):
+        train = np.flatnonzero(fold != number)
+        network = fit_on(visual.take(train), audio.take(train), bank, config, seed * 10 + number)
+        for i in np.flatnonzero(fold == number):
+            n = int((visual.valid[i] | audio.valid[i]).sum())
+            scores = network.scores(visual.x[i, :n], audio.x[i, :n], visual.valid[i, :n], audio.valid[i, :n])
+            out[int(i)] = candidates(scores[0], clips[i].duration)
+    return [out[i] for i in range(len(clips))]
+
+
+def clip_ap(runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip]) -> dict[int, float]:
+    """Average precision of each class at TIER_TIOU, mean over the fold seeds."""
+    truth = Segments(
+        *(np.array(v) for v in zip(*((i, c.onset, c.offset, c.label) for i, c in enumerate(clips)), strict=True))
+    )
+    table = []
+    for rows in runs:
+        every = Proposals.concat(rows)
+        video = np.concatenate([np.full(len(r.labels), i) for i, r in enumerate(rows)])
+        result = mean_ap(
+            truth, Segments(video, every.starts, every.ends, every.labels, every.scores.astype(float)), (TIER_TIOU,)
+        )
+        table.append(result.ap[0])
+    return {int(label): float(ap) for label, ap in zip(result.labels, np.mean(table, 0), strict=True)}
+
+
+def clip_thresholds(
+    runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip], classes: int
+) -> dict[int, float]:
+    """The threshold at which a class fires in FALSE_ALARMS of the clips of other classes."""
+    peaks = np.stack([[best_scores(found, classes) for found in rows] for rows in runs])  # (seeds, clips, C)
+    labels = np.array([c.label for c in clips])
+    return {
+        int(c): float(np.clip(np.quantile(peaks[:, labels != c, c], 1 - FALSE_ALARMS), LOWEST, HIGHEST))
+        for c in np.unique(labels)
+    }
+
+
+def scene_ap(answers: Sequence[Trial]) -> dict[int, float]:
+    """Average precision of each class over its composed scenes, true pairs against mismatched ones."""
+    out = {}
+    for label in {t.label for t in answers}:
+        own = sorted((t for t in answers if t.label == label), key=lambda t: -t.scores[0])
+        good = np.array([t.kind == "kept" for t in own])
+        out[label] = float((np.cumsum(good) / np.arange(1, len(own) + 1))[good].mean())
+    return out
+
+
+@dataclass(frozen=True)
+class Release:
+    """A fitted localizer with what its description says about each class."""
+
+    network: Additive
+    thresholds: tuple[float, ...]
+    tiers: tuple[str, ...]
+    ap: tuple[float, ...]
+
+
+def build(corpus: Corpus, pair: Pair, work: Path, scenes: int, per_class: int, config: FitConfig) -> Release:
+    """Fit the localizer on all clips and the training scenes, and choose thresholds and tiers.
+
+    Args:
+        corpus: the material.
+        pair: the encoders it will read.
+        work: cache folder.
+        scenes: composed training scenes of each medium.
+        per_class: validation quadruples per composed class.
+        config: strengths of the fit.
+    """
+    clips, classes = corpus.clips(), len(corpus.classes)
+    visual, audio = clip_items(corpus, pair, work)
+    bank = bank_items(corpus, pair, "train", scenes, work, visual.x.shape[1])
+    network = fit_on(visual, audio, bank, config, 0)
+    answers = trials(network, pair, make(corpus, "val", per_class, work / "quadruples", 1))
+    runs = [out_of_fold(visual, audio, bank, clips, config, seed) for seed in FOLD_SEEDS]
+    real, composed = clip_thresholds(runs, clips, classes), choose_thresholds(answers)
+    log.info("composed val at the chosen thresholds: %s", rates(answers, composed))
+    # a class that both kinds of material show must be quiet on foreign clips and right on composed scenes
+    thresholds = {
+        c: max(real[c], composed[c]) if c in real and c in composed else real.get(c, composed.get(c))
+        for c in range(classes)
+    }
+    ap = {**scene_ap(answers), **clip_ap(runs, clips)}
+    tiers = ["default" if ap[c] >= TIER_AP else "experimental" for c in range(classes)]
+    return Release(
+        network,
+        tuple(round(float(thresholds[c] or 0), 3) for c in range(classes)),
+        tuple(tiers),
+        tuple(ap[c] for c in range(classes)),
+    )
+
+
+def write(release: Release, corpus: Corpus, out: Path, name: str, licence: str, summary: str, details: str) -> None:
+    """Write NAME.safetensors and NAME.toml."""
+    data = save(release.network.tensors())
+    write_atomic(out / f"{name}.safetensors", data)
+    lines = [
+        f'format = "{SPEC}"',
+        'kind = "additive"',
+        f'name = "{name}"',
+        f'sha256 = "{hashlib.sha256(data).hexdigest()}"',
+        'segment = "1/2" # seconds',
+        'stride = "1/2"',
+        "window = 20 # segments",
+        "hop = 10",
+        'visual = ["mini"]',
+        'audio = ["mini"]',
+        f'licence = "{licence}"',
+        'commercial = "ask"',
+        f'summary = "{summary}"',
+        f'details = "{details}"',
+        "",
+        "[settings]",
+        'nms = "gaussian"',
+        "sigma = 0.4",
+        "",
+    ]
+    for event, tier, threshold, ap in zip(corpus.names, release.tiers, release.thresholds, release.ap, strict=True):
+        lines += [
+            "[[classes]]",
+            f'name = "{event}"',
+            f'tier = "{tier}"',
+            f"threshold = {threshold} # average precision {ap:.2f}",
+            "",
+        ]
+    write_atomic(out / f"{name}.toml", "\n".join(lines))
+
+
+def main() -> None:
+    """Build and write `additive-mini`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for option in ("--shared", "--work", "--out"):
+        parser.add_argument(option, type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=1800)
+    parser.add_argument("--per-class", type=int, default=3)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    cpu = torch.device("cpu")
+    corpus, pair = Corpus(options.shared), Pair("mini", catalog.VISUAL["mini"](cpu), catalog.AUDIO["mini"](cpu))
+    release = build(corpus, pair, options.work, options.scenes, options.per_class, FitConfig())
+    write(
+        release,
+        corpus,
+        options.out,
+        "additive-mini",
+        "avtool's own weights; fitted partly on AVE-PM clips (CC BY-NC-SA 4.0) and ImageNet pictures",
+        f"{len(corpus.classes)} events, {release.tiers.count('default')} of them vouched for; reads `mini`",
+        "encoders distilled from ImageNet and AudioSet models; localizer fitted on AVE-PM clips and on composed scenes",
+    )
+
+
+if __name__ == "__main__":
+    main()
