@@ -1,0 +1,112 @@
+"""What decoding in a child process costs beyond decoding in this one.
+
+Prints, for small pictures (224 pixels) and full-size ones, the CPU time of parent and child together divided by the CPU
+time of decoding in this process; the child's start (its imports) is not counted, because it is paid once for many files.
+
+    python benchmarks/decode_child.py [FILE ...]      without files: a 1080p and a 360p film are made, one minute each
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from avtool.media.child import DecodeChild
+from avtool.media.decoding import decode
+from avtool.media.request import DecodeRequest, PictureSpec
+from avtool.timegrid import Grid
+
+ROUNDS = 7
+REQUESTS = {
+    "224 pixels, 2 a second": DecodeRequest(PictureSpec(short=224), 32_000),
+    "full size, 1 a second": DecodeRequest(PictureSpec(), 32_000, Grid(Fraction(1), Fraction(1))),
+    "full size, 2 a second": DecodeRequest(PictureSpec(), 32_000),
+}
+
+
+def cpu_of(process: int) -> float:
+    """User and system seconds of a running process."""
+    parts = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def consume(items: Iterable[Any]) -> None:
+    for _ in items:
+        pass
+
+
+def cost(run: Callable[[], Any], child: int | None) -> float:
+    """CPU seconds of this process and the child while `run` runs."""
+    before = time.process_time() + (cpu_of(child) if child else 0.0)
+    run()
+    return time.process_time() + (cpu_of(child) if child else 0.0) - before
+
+
+def measure(path: Path, request: DecodeRequest) -> tuple[float, float]:
+    """Median CPU seconds in this process and with the child, taken in turns."""
+    here, there = [], []
+    with DecodeChild() as child:
+        consume(child.decode(path, request))
+        consume(decode(path, request))
+        assert child._process is not None
+        for _ in range(ROUNDS):
+            here.append(cost(lambda: consume(decode(path, request)), None))
+            there.append(cost(lambda: consume(child.decode(path, request)), child._process.pid))
+    return statistics.median(here), statistics.median(there)
+
+
+def start_cost() -> float:
+    """Seconds until a fresh child has answered its first question."""
+    begin = time.perf_counter()
+    with DecodeChild() as child:
+        try:
+            child.probe("/")
+        except Exception:
+            return time.perf_counter() - begin
+    return 0.0
+
+
+def film(folder: Path, width: int, height: int, seconds: float) -> Path:
+    """Moving noise that costs a decoder about what real material does."""
+    import av
+    import numpy as np
+
+    path = folder / f"{height}p.mp4"
+    still = np.random.default_rng(0).integers(0, 255, (height // 8 + 64, width // 8 + 64, 3), np.uint8)
+    still = still.repeat(8, axis=0).repeat(8, axis=1)
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "23"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(round(seconds * 30)):
+            shift = number * 3 % 256
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(still[shift : shift + height, :width]), "rgb24")
+            for packet in stream.encode(frame):
+                out.mux(packet)
+        for packet in stream.encode(None):
+            out.mux(packet)
+    return path
+
+
+def main(files: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(f) for f in files] or [film(Path(folder), 1920, 1080, 20), film(Path(folder), 640, 360, 60)]
+        print(f"start of a child: {start_cost():.2f} s")
+        for path in paths:
+            for name, request in REQUESTS.items():
+                here, there = measure(path, request)
+                print(
+                    f"{path.name:24s} {name:24s} in-process {here:.3f} s  child {there:.3f} s  ratio {there / here:.3f}"
+                )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
