@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +100,12 @@ def test_help_loads_nothing_heavy(program: Run) -> None:
         "print(code, heavy, file=sys.stderr)"
     )
     assert program(code=code).err == "0 set()\n"
+
+
+def test_the_readme_lists_the_exit_codes_and_commands(repo: Path) -> None:
+    from avtool import errors
+
+    text = (repo / "README.md").read_text(encoding="utf-8")
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)] == sorted(codes | {0})
+    assert all(f"avtool {path[0]}" in text for path, _ in EVERY if path)
