@@ -85,13 +85,14 @@ def clamp(proposals: Proposals, duration: float) -> Proposals:
     return Proposals(starts, ends, proposals.labels, proposals.scores).take(ends > starts)
 
 
-def merge(proposals: Proposals, *, gap: float = 0.25, cover: float = 0.5, ratio: float = 0.5) -> Proposals:
+def merge(proposals: Proposals, *, gap: float = 0.25, cover: float = 0.5, ratio: float = 0.6) -> Proposals:
     """Makes one of what is one event to a reader, class by class, until nothing changes.
 
-    Highest score first, a proposal is dropped when stronger ones of its class cover at least `cover` of it (a doubtful
-    second reading of the same stretch). Two that overlap or lie at most `gap` apart become one from the first start to
-    the last end, with the mean score weighted by length, if the lower score is at least `ratio` times the higher.
-    A weak long stretch around a strong short one remains beside it.
+    - Highest score first, a proposal is dropped when stronger ones of its class cover at least `cover` of it: it is a
+      doubtful second reading of the same stretch.
+    - Two that overlap less than that, or lie at most `gap` apart, become one from the first start to the last end, with
+      the mean score weighted by length, if the lower score is at least `ratio` times the higher.
+    - A weak long stretch around a strong short one stays beside it.
 
     Args:
         proposals: in any order; scores below 0.005 are dropped.
@@ -120,7 +121,7 @@ def _span(start: float, end: float, score: float) -> _Span:
 def _settle(spans: list[_Span], gap: float, cover: float, ratio: float) -> list[_Span]:
     """Absorbs and joins until neither changes anything."""
     while True:
-        fewer = _join(_absorb(spans, cover), gap, ratio)
+        fewer = _join(_absorb(spans, cover), gap, cover, ratio)
         if len(fewer) == len(spans):
             return fewer
         spans = fewer
@@ -147,19 +148,26 @@ def _overlapping(taken: list[tuple[float, float]], span: _Span) -> slice:
     return slice(first, max(first, stop))
 
 
-def _join(spans: list[_Span], gap: float, ratio: float) -> list[_Span]:
+def _join(spans: list[_Span], gap: float, cover: float, ratio: float) -> list[_Span]:
     """One sweep that unites neighbours of similar score; a united span goes on as one."""
     closed: list[_Span] = []
     within: list[_Span] = []  # reach, or nearly reach, the next span
     for span in sorted(spans):
         closed += [s for s in within if span.start - s.end > gap]
         within = [s for s in within if span.start - s.end <= gap]
-        similar = [s for s in within if min(s.score, span.score) >= ratio * max(s.score, span.score)]
+        similar = [s for s in within if _continues(s, span, cover, ratio)]
         if similar:
             within.remove(similar[-1])
             span = _unite(similar[-1], span)
         within.append(span)
     return closed + within
+
+
+def _continues(earlier: _Span, later: _Span, cover: float, ratio: float) -> bool:
+    """Whether two spans that meet are side by side rather than one around the other, and of similar score."""
+    shorter = min(earlier.end - earlier.start, later.end - later.start)
+    beside = min(earlier.end, later.end) - later.start < cover * shorter
+    return beside and min(earlier.score, later.score) >= ratio * max(earlier.score, later.score)
 
 
 def _unite(a: _Span, b: _Span) -> _Span:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from avtool.errors import UsageError
+from avtool.models.points import PyramidLevel
 from avtool.timegrid import Grid
 
 Floats = npt.NDArray[np.float64]
@@ -230,24 +231,6 @@ def _best_of_class(row: Indices, score: Floats, count: int) -> Mask:
     return best
 
 
-@dataclass(frozen=True)
-class PyramidLevel:
-    """What a head says on one level of an anchor-free pyramid, for one video.
-
-    Attributes:
-        logits: (T, C) class logits.
-        offsets: (T, C, 2) class-aware or (T, 2) class-agnostic distances from the point to the start and to the end,
-            in strides of the level, not negative.
-        mask: (T,) True where the point is inside the video.
-        stride: segments between two points; point i lies at segment i * stride.
-    """
-
-    logits: npt.NDArray[np.float32]
-    offsets: npt.NDArray[np.float32]
-    mask: Mask
-    stride: int
-
-
 def from_pyramid(
     levels: Sequence[PyramidLevel],
     grid: Grid,
@@ -279,6 +262,41 @@ def from_pyramid(
     return Proposals.concat(
         Proposals(origin + stride * p.starts, origin + stride * p.ends, p.labels, p.scores) for p in decoded
     )
+
+
+class PyramidWindow(Protocol):
+    """What a localizer says about one window; see `models.zoo.WindowOutput`."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def curve(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def audio_curve(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def visual_curve(self) -> npt.NDArray[np.float32]: ...
+
+    @property
+    def levels(self) -> tuple[PyramidLevel, ...] | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One window with its pyramid turned into proposals; None if they are to be made from the joined curve."""
+
+    curve: npt.NDArray[np.float32]
+    audio_curve: npt.NDArray[np.float32]
+    visual_curve: npt.NDArray[np.float32]
+    proposals: Proposals | None
+
+
+def decode_window(window: PyramidWindow, grid: Grid) -> Decoded:
+    """Proposals of a window in seconds of the file, if its localizer has a pyramid."""
+    found = None if window.levels is None else from_pyramid(window.levels, grid, first_row=window.start)
+    return Decoded(window.curve, window.audio_curve, window.visual_curve, found)
 
 
 def _decode(level: PyramidLevel, min_score: float, count: int, min_length: float) -> Proposals:
