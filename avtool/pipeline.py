@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from avtool import __version__
 from avtool.detect.events import NO_THRESHOLD, select
-from avtool.detect.proposals import Proposals
+from avtool.detect.proposals import Proposals, decode_window
 from avtool.detect.softnms import suppress
 from avtool.detect.stitch import Stitched, stitch
 from avtool.errors import UsageError
@@ -63,7 +63,7 @@ def localize(
     plan = list(windows(part.rows, info.window, info.hop)) if _has_both(part) else []
     outputs = []
     for window in plan:
-        outputs.append(session.localizer.run(part, window.start, window.stop))
+        outputs.append(decode_window(session.localizer.run(part, window.start, window.stop), grid))
         say("localize", float(grid.start(window.stop)), float(grid.start(part.rows)))
     stitched = stitch(outputs, plan, part.rows, grid)
     proposals = _moved(stitched.proposals, grid.start(first), session.settings)

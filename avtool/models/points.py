@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -50,3 +51,21 @@ def pyramid_points(length: int, levels: int) -> NDArray[np.float32]:
         block[:, 3] = stride
         blocks.append(block)
     return np.concatenate(blocks)
+
+
+@dataclass(frozen=True, eq=False)
+class PyramidLevel:
+    """What a head says on one level of an anchor-free pyramid, for one video.
+
+    Attributes:
+        logits: (T, C) class logits.
+        offsets: (T, C, 2) class-aware or (T, 2) class-agnostic distances from the point to the start and to the end,
+            in strides of the level, not negative.
+        mask: (T,) True where the point is inside the video.
+        stride: segments between two points; point i lies at segment i * stride.
+    """
+
+    logits: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    stride: int

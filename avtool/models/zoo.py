@@ -16,6 +16,7 @@ import numpy.typing as npt
 from avtool import weights
 from avtool.errors import UsageError, WeightsError
 from avtool.files import printable
+from avtool.models.points import PyramidLevel
 from avtool.settings import did_you_mean
 from avtool.timegrid import Grid
 from avtool.vocabulary import Vocabulary
@@ -23,7 +24,6 @@ from avtool.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-    from avtool.detect.proposals import Proposals
     from avtool.features.store import Features
 
 DEFAULT = "additive-mini"
@@ -71,7 +71,7 @@ class WindowOutput:
         start, stop: rows.
         curve: (n, C) in [0, 1]: audible and visible.
         audio_curve, visual_curve: (n, C) in [0, 1]: evidence in one medium alone.
-        proposals: None if they are to be made from the stitched curve.
+        levels: of an anchor-free pyramid; None if proposals are to be made from the stitched curve.
     """
 
     start: int
@@ -79,7 +79,7 @@ class WindowOutput:
     curve: npt.NDArray[np.float32]
     audio_curve: npt.NDArray[np.float32]
     visual_curve: npt.NDArray[np.float32]
-    proposals: Proposals | None = None
+    levels: tuple[PyramidLevel, ...] | None = None
 
 
 class Localizer(Protocol):
@@ -105,7 +105,18 @@ def _additive(info: ModelInfo, file: Path | None, device: torch.device) -> Local
     return AdditiveLocalizer.from_file(info, file, device)
 
 
-KINDS: dict[str, Callable[[ModelInfo, Path | None, torch.device], Localizer]] = {"tags": _tags, "additive": _additive}
+def _loco(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
+    from avtool.models.pyramid import LoCoLocalizer
+
+    assert file is not None
+    return LoCoLocalizer.from_file(info, file, device)
+
+
+KINDS: dict[str, Callable[[ModelInfo, Path | None, torch.device], Localizer]] = {
+    "tags": _tags,
+    "additive": _additive,
+    "loco": _loco,
+}
 
 
 def load(name: str | None, device: torch.device) -> Localizer:

@@ -1,0 +1,91 @@
+"""LoCo behind the interface of the zoo: standardised features in, a pyramid of class scores and offsets out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from avtool import weights
+from avtool.errors import UsageError, WeightsError
+from avtool.features.store import Features
+from avtool.models.additive import normalise
+from avtool.models.loco import LoCo, LoCoConfig
+from avtool.models.points import PyramidLevel
+from avtool.models.zoo import ModelInfo, WindowOutput
+
+Floats = npt.NDArray[np.float32]
+SIDES = ("visual", "audio")
+
+
+def standardise(x: Floats, mean: Floats, scale: Floats) -> Floats:
+    """Rows of unit length times the root of their dimension, so that a value is about 1: (..., D) -> (..., D)."""
+    return normalise(x, mean, scale) * np.float32(x.shape[-1] ** 0.5)
+
+
+class LoCoLocalizer:
+    """A trained LoCo with the standardisation of its inputs."""
+
+    def __init__(self, info: ModelInfo, network: LoCo, sides: dict[str, tuple[Floats, Floats]]) -> None:
+        self.info, self.network, self._sides = info, network, sides
+
+    @classmethod
+    def from_file(cls, info: ModelInfo, file: Path, device: torch.device) -> LoCoLocalizer:
+        """Load from safetensors; the configuration is part of the description.
+
+        Raises:
+            WeightsError: the file is missing, damaged, or does not fit its description.
+        """
+        tensors = weights.load(file)
+        try:
+            config = LoCoConfig(**json.loads(str(info.settings["config"])))
+            sides = {
+                s: (tensors.pop(f"{s}.mean").float().numpy(), tensors.pop(f"{s}.scale").float().numpy()) for s in SIDES
+            }
+            network = LoCo(config)
+            network.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f"{file.name} is not the LoCo its description says", str(error).splitlines()[0]
+            ) from None
+        return cls(info, network.eval().to(device), sides)
+
+    def run(self, features: Features, start: int, stop: int) -> WindowOutput:
+        """See zoo.Localizer.
+
+        Raises:
+            UsageError: the features come from other encoders than the model reads.
+        """
+        part = features.part(start, stop)
+        inputs = []
+        for side, value in zip(SIDES, (part.visual, part.audio), strict=True):
+            mean, scale = self._sides[side]
+            if value is None or value.ndim != 2 or value.shape[1] != len(mean):
+                raise UsageError(f"{self.info.name} cannot read these {side} features", f"it needs (N, {len(mean)})")
+            inputs.append(torch.from_numpy(standardise(value, mean, scale))[None])
+        device = next(self.network.parameters()).device
+        mask = torch.ones(1, stop - start, dtype=torch.bool, device=device)
+        with torch.inference_mode():
+            output = self.network(inputs[0].to(device), inputs[1].to(device), mask)
+        present = part.seen & part.heard
+        levels = tuple(
+            PyramidLevel(
+                logits[0].float().cpu().numpy(),
+                offsets[0].float().cpu().numpy().reshape(logits.shape[1], -1, 2),
+                present[:: 2**k][: logits.shape[1]],
+                2**k,
+            )
+            for k, (logits, offsets) in enumerate(zip(output.logits, output.offsets, strict=True))
+        )
+        curve = (1 / (1 + np.exp(-levels[0].logits))).astype(np.float32) * present[:, None]
+        nothing = np.zeros_like(curve)  # a joint network has no opinion of one medium alone
+        return WindowOutput(start, stop, curve, nothing, nothing, levels=levels)
+
+
+def describe(config: LoCoConfig) -> str:
+    """The configuration as one line of JSON, for the model's description."""
+    return json.dumps(asdict(config), separators=(",", ":"))
