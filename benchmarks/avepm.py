@@ -1,6 +1,6 @@
 """Cross-validation on the real clips of ../shared/clips/avepm: the accuracy table of the README and of the model card.
 
-    python benchmarks/avepm.py --work DIR [--seeds 3] [--rows mini teachers random] [--held-out FOLDER]
+    python benchmarks/avepm.py [--work DIR] [--seeds 3] [--rows mini teachers random loco] [--held-out FOLDER]
 
 Three folds by clip inside each class (two training clips per class in most folds), composed training scenes beside the
 clips, no test clip seen by anything that is fitted. Features and scenes are cached in DIR. Prints one line per row.
@@ -26,7 +26,8 @@ from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items
 from avtool.training.corpus import Corpus, LabelledClip, folds
 from avtool.training.localizer import Pair, bank_items, clip_items
-from avtool.training.recipe import candidates, fit_on
+from avtool.training.loco import LoCoRecipe
+from avtool.training.recipe import candidates, fit_on, out_of_fold_loco
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
 CPU = torch.device("cpu")
@@ -220,23 +221,28 @@ def paired_interval(
 def main(arguments: Iterable[str] | None = None) -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="*", default=["mini", "teachers", "random"])
     parser.add_argument("--held-out", type=Path, help="folder with encoders that never saw fold 0 of seed 0")
     parser.add_argument("--scenes", type=int, default=SCENES)
     options = parser.parse_args(None if arguments is None else list(arguments))
+    if not SHARED.is_dir():
+        print(f"skipped: the research corpus is not at {SHARED}")
+        return
     corpus, config = Corpus(SHARED), FitConfig()
     clips, classes, seeds = corpus.clips(), len(corpus.classes), range(options.seeds)
-    print(
-        f"{len(clips)} clips ({sum(not c.fills for c in clips)} short events), {classes} classes, {len(seeds)} seeds"
-    )
+    print(f"{len(clips)} clips ({sum(not c.fills for c in clips)} short events), {classes} classes, {len(seeds)} seeds")
     print("columns: clip top-1, top-5, segment accuracy, mAP at tIoU 0.3, 0.5, 0.7")
     results: list[dict[str, object]] = []
     for name in options.rows:
-        pair = encoder_pair(name)
+        pair = encoder_pair("mini" if name == "loco" else name)
         visual, audio = clip_items(corpus, pair, options.work)
         banks = bank_items(corpus, pair, "train", options.scenes, options.work, visual.x.shape[1])
+        if name == "loco":
+            loco = out_of_fold_loco(visual, audio, banks, clips, LoCoRecipe(), 0)
+            results.append(report("mini, LoCo (one seed)", [loco], clips, classes, [0]))
+            continue
         runs = [cross_validate(visual, audio, banks, clips, config, seed) for seed in seeds]
         for row in runs[0]:
             if name == "mini" or row == "audio+visual":

@@ -1,6 +1,6 @@
 """Composed test scenes: does a localizer need both media? Prints the rates of the README's second accuracy table.
 
-    python benchmarks/composed.py --work DIR [--per-class 4]
+    python benchmarks/composed.py [--work DIR] [--per-class 3]
 
 Quadruples of the `test` split (picture A or B with sound A or B, same interval, loudness, size and codec). Thresholds
 are those stored in the model; the rows of one medium alone get thresholds chosen for them on `val`.
@@ -21,7 +21,7 @@ from avtool.models.additive import AdditiveLocalizer
 from avtool.training.corpus import Corpus
 from avtool.training.localizer import Pair
 from avtool.training.quadruples import make
-from avtool.training.recipe import choose_thresholds, rates, trials
+from avtool.training.recipe import ask_additive, choose_thresholds, rates, trials
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
 CPU = torch.device("cpu")
@@ -30,16 +30,20 @@ CPU = torch.device("cpu")
 def main() -> None:
     """Print kept and rejected shares, mean over classes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--per-class", type=int, default=4)
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--per-class", type=int, default=3)
     parser.add_argument("--model", default=zoo.DEFAULT)
     options = parser.parse_args()
+    if not SHARED.is_dir():
+        print(f"skipped: the research corpus is not at {SHARED}")
+        return
     corpus, localizer = Corpus(SHARED), zoo.load(options.model, CPU)
     assert isinstance(localizer, AdditiveLocalizer)
     pair = Pair("mini", catalog.VISUAL["mini"](CPU), catalog.AUDIO["mini"](CPU))
     folder = options.work / "quadruples"
-    val = trials(localizer.network, pair, make(corpus, "val", 3, folder, 1))
-    test = trials(localizer.network, pair, make(corpus, "test", options.per_class, folder, 2))
+    ask, count = ask_additive(localizer.network), len(corpus.classes)
+    val = trials(ask, count, pair, make(corpus, "val", 2, folder, 1))
+    test = trials(ask, count, pair, make(corpus, "test", options.per_class, folder, 2))
     print(f"{len(test)} questions about {len({t.label for t in test})} classes; mean over classes")
     print(f"{'row':16s}{'kept':>8s}{'heard only rejected':>22s}{'seen only rejected':>22s}")
     thresholds = np.array(localizer.info.vocabulary.thresholds)

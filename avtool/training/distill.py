@@ -238,7 +238,7 @@ def distil(recipe: Recipe, views: Path, out: Path, only: Sequence[str] = ()) -> 
 
 
 def publish(model: Mini, path: Path) -> str:
-    """Write what ships: convolutions and heads in float16, norms in float32, without the head that imitated the teacher.
+    """Write what ships: large tensors in float16, norms in float32, without the head that imitated the teacher.
 
     Returns:
         sha256 of the file.
@@ -262,7 +262,7 @@ def main() -> None:
         distil(recipe, options.work / "views", options.work / "checkpoints", options.only)
         final = next(phase for phase in recipe.phases if phase.name == "final")
         model = run_phase(recipe, final, options.work / "views", options.work / "checkpoints")
-        print(f"mini-{modality} sha256 {publish(model, options.out / f'mini-{modality}.safetensors')}")
+        log.info("mini-%s sha256 %s", modality, publish(model, options.out / f"mini-{modality}.safetensors"))
 
 
 if __name__ == "__main__":

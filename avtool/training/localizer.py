@@ -101,15 +101,17 @@ def bank_items(corpus: Corpus, pair: Pair, split: str, count: int, work: Path, l
         work: cache folder.
         length: rows that the items are padded to.
     """
-    cache = work / f"{pair.name}-bank-{split}-{count}.npz"
-    if not cache.exists():
-        seed = ("train", "val", "test").index(split)
-        audio, audible = _sound_bank(corpus, pair.audio, split, count, np.random.default_rng((seed, 1)))
-        visual, visible = _picture_bank(corpus, pair.visual, split, count, np.random.default_rng((seed, 2)))
-        save_arrays(cache, {"visual": visual, "audio": audio, "visible": visible, "audible": audible})
-    with np.load(cache) as archive:
-        table = {k: archive[k] for k in archive.files}
-    return _bank(table["visual"], table["visible"], length), _bank(table["audio"], table["audible"], length)
+    seed = ("train", "val", "test").index(split)
+    sides = []
+    for number, make in ((2, _picture_bank), (1, _sound_bank)):
+        encoder = pair.visual if number == 2 else pair.audio
+        cache = work / f"{pair.name}-{encoder.modality}-bank-{split}-{count}.npz"
+        if not cache.exists():
+            x, truth = make(corpus, encoder, split, count, np.random.default_rng((seed, number)))
+            save_arrays(cache, {"x": x, "truth": truth})
+        with np.load(cache) as archive:
+            sides.append(_bank(archive["x"], archive["truth"], length))
+    return sides[0], sides[1]
 
 
 def _bank(x: Floats, truth: npt.NDArray[np.bool_], length: int) -> Items:

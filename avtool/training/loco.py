@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from avtool.models.additive import normalise
 from avtool.models.loco import LoCo, LoCoConfig
+from avtool.models.pyramid import standardise
 from avtool.training.additive import Items
 from avtool.training.losses import Events, LoCoLoss, Losses, parameter_groups
 
@@ -27,16 +27,14 @@ class LoCoRecipe:
     Attributes:
         steps, batch, rate, decay: AdamW with linear warm-up over a tenth of the steps, then cosine to 0.
         noise: deviation of the noise on standardised features.
-        crossed: share of pairs of real clips whose sound comes from another clip of the class.
         ema: decay of the averaged weights, which are what is kept (dave.md 2.8).
     """
 
-    steps: int = 1200
+    steps: int = 600
     batch: int = 48
     rate: float = 1e-3
     decay: float = 0.05
     noise: float = 0.3
-    crossed: float = 0.3
     ema: float = 0.995
 
 
@@ -63,8 +61,8 @@ class Standard:
         self.visual, self.audio = (self.apply(k, items.x) for k, items in enumerate((visual, audio)))
 
     def apply(self, side: int, x: npt.NDArray[np.float32]) -> Tensor:
-        """Rows of unit length times the square root of their dimension, so that a value is about 1: (..., D)."""
-        return torch.from_numpy(normalise(x, *self.sides[side]) * np.float32(x.shape[-1] ** 0.5))
+        """Standardised rows of one side, 0 for visual and 1 for audio: (..., D)."""
+        return torch.from_numpy(standardise(x, *self.sides[side]))
 
 
 def train(

@@ -11,26 +11,30 @@ import argparse
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from avtool.detect.proposals import Proposals, from_curve
+from avtool.detect.proposals import Proposals, from_curve, from_pyramid
 from avtool.detect.softnms import suppress
 from avtool.evaluation.map import Segments, mean_ap
 from avtool.features.encoders import catalog
 from avtool.files import write_atomic
 from avtool.models.additive import Additive
+from avtool.models.loco import LoCo, LoCoConfig
+from avtool.models.pyramid import describe, pyramid_levels
 from avtool.models.zoo import SPEC
 from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items, fit
 from avtool.training.corpus import Corpus, LabelledClip, folds
 from avtool.training.localizer import Pair, bank_items, clip_features, clip_items, teaching_pairs
+from avtool.training.loco import LoCoRecipe, Standard, train
 from avtool.training.quadruples import Quadruple, make
 
 log = logging.getLogger("avtool")
@@ -40,16 +44,21 @@ FALSE_ALARMS = 0.02  # share of the clips of other classes in which a class may 
 SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
 LOWEST, HIGHEST = 0.1, 0.95  # thresholds stay inside
 FOLD_SEEDS = (0, 1, 2)
+SCENE_SECONDS = 10.0
 KINDS = ("kept", "heard only", "seen only")
 Floats = npt.NDArray[np.float64]
 
 
 def candidates(curve: npt.NDArray[np.float32], duration: float, floor: float = 0.01) -> Proposals:
     """What `avtool localize --min-score 0.01 --classes all` selects from, for one clip of one window."""
-    found = suppress(from_curve(curve, Grid()))
-    ends = np.minimum(found.ends, duration)
-    kept = (found.scores >= floor) & (ends > found.starts)
-    return Proposals(found.starts, ends, found.labels, found.scores).take(kept)
+    return cut_to(suppress(from_curve(curve, Grid())), duration, floor)
+
+
+def cut_to(found: Proposals, duration: float, floor: float = 0.01) -> Proposals:
+    """Candidates cut to the file, those below `floor` left out."""
+    starts, ends = np.maximum(found.starts, 0.0), np.minimum(found.ends, duration)
+    kept = (found.scores >= floor) & (ends > starts)
+    return Proposals(starts, ends, found.labels, found.scores).take(kept)
 
 
 def fit_on(visual: Items, audio: Items, bank: tuple[Items, Items] | None, config: FitConfig, seed: int) -> Additive:
@@ -69,14 +78,43 @@ class Trial:
     scores: tuple[float, float, float]  # both media, sound alone, picture alone
 
 
-def trials(network: Additive, pair: Pair, quadruples: Iterable[Quadruple]) -> list[Trial]:
+Ask = Callable[[Mapping[str, Any]], Sequence[Proposals]]  # clip features -> candidates: both media, sound, picture
+
+
+def ask_additive(network: Additive) -> Ask:
+    """Candidates of an additive network, and of each of its media alone."""
+
+    def ask(found: Mapping[str, Any]) -> Sequence[Proposals]:
+        curves = network.scores(found["visual"], found["audio"], found["seen"], found["heard"])
+        return [candidates(curve, SCENE_SECONDS) for curve in curves]
+
+    return ask
+
+
+def ask_loco(network: LoCo, data: Standard) -> Ask:
+    """Candidates of a LoCo; it has no opinion of one medium alone."""
+
+    def ask(found: Mapping[str, Any]) -> Sequence[Proposals]:
+        return [loco_candidates(network, data, found["visual"], found["audio"], SCENE_SECONDS)] * 3
+
+    return ask
+
+
+def loco_candidates(network: LoCo, data: Standard, visual: Any, audio: Any, duration: float) -> Proposals:
+    """Candidates of one clip of one window: embeddings (n, Dv) and (n, Da)."""
+    rows = len(visual)
+    with torch.inference_mode():
+        output = network(data.apply(0, visual)[None], data.apply(1, audio)[None], torch.ones(1, rows, dtype=torch.bool))
+    return cut_to(suppress(from_pyramid(pyramid_levels(output, np.ones(rows, bool)), Grid())), duration)
+
+
+def trials(ask: Ask, classes: int, pair: Pair, quadruples: Iterable[Quadruple]) -> list[Trial]:
     """Ask about both classes of every quadruple in all four clips."""
     out = []
     for quad in quadruples:
         for key, path in quad.files.items():
             found = clip_features(path, pair)
-            curves = network.scores(found["visual"], found["audio"], found["seen"], found["heard"])  # type: ignore[arg-type]
-            peaks = [best_scores(candidates(c, 10.0), c.shape[1], quad.start, quad.end) for c in curves]
+            peaks = [best_scores(c, classes, quad.start, quad.end) for c in ask(found)]
             for letter, label in zip("ab", (quad.first, quad.second), strict=True):
                 kind = {(True, True): "kept", (False, True): "heard only", (True, False): "seen only"}.get(
                     (key[0] == letter, key[1] == letter)
@@ -141,6 +179,34 @@ def out_of_fold(
     return [out[i] for i in range(len(clips))]
 
 
+def out_of_fold_loco(
+    visual: Items, audio: Items, bank: tuple[Items, Items], clips: Sequence[LabelledClip], recipe: LoCoRecipe, seed: int
+) -> list[Proposals]:
+    """The same folds for a small LoCo, trained on the same items and pairs."""
+    fold = np.array(folds(list(clips), seed))
+    out: dict[int, Proposals] = {}
+    for number in range(3):
+        keep = np.flatnonzero(fold != number)
+        network, data = train_loco(visual.take(keep), audio.take(keep), bank, recipe, seed * 10 + number)
+        for i in np.flatnonzero(fold == number):
+            n = int((visual.valid[i] | audio.valid[i]).sum())
+            out[int(i)] = loco_candidates(network, data, visual.x[i, :n], audio.x[i, :n], clips[i].duration)
+    return [out[i] for i in range(len(clips))]
+
+
+def train_loco(
+    visual: Items, audio: Items, bank: tuple[Items, Items], recipe: LoCoRecipe, seed: int
+) -> tuple[LoCo, Standard]:
+    """A tiny LoCo on real clips and composed scenes; real clips make up half of the pairs."""
+    count = len(visual.x)
+    visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
+    pairs = teaching_pairs(visual, audio, count, np.random.default_rng(seed))
+    real = [p for p in pairs if p[0] < count and p[1] < count]
+    pairs += real * max(1, len(pairs) // max(1, len(real)))
+    config = LoCoConfig.tiny(visual.x.shape[2], audio.x.shape[2], visual.labels.shape[2])
+    return train(visual, audio, pairs, config, recipe, seed)
+
+
 def clip_ap(runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip]) -> dict[int, float]:
     """Average precision of each class at TIER_TIOU, mean over the fold seeds."""
     truth = Segments(
@@ -179,58 +245,96 @@ def scene_ap(answers: Sequence[Trial]) -> dict[int, float]:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Release:
-    """A fitted localizer with what its description says about each class."""
+    """A trained localizer with what its description says about itself and about each class."""
 
-    network: Additive
+    name: str
+    kind: str
+    tensors: Mapping[str, torch.Tensor]
     thresholds: tuple[float, ...]
     tiers: tuple[str, ...]
     ap: tuple[float, ...]
+    settings: Mapping[str, str]  # as TOML values
 
 
-def build(corpus: Corpus, pair: Pair, work: Path, scenes: int, per_class: int, config: FitConfig) -> Release:
-    """Fit the localizer on all clips and the training scenes, and choose thresholds and tiers.
+@dataclass(frozen=True, eq=False)
+class Material:
+    """All that a localizer is trained and judged on."""
 
-    Args:
-        corpus: the material.
-        pair: the encoders it will read.
-        work: cache folder.
-        scenes: composed training scenes of each medium.
-        per_class: validation quadruples per composed class.
-        config: strengths of the fit.
-    """
-    clips, classes = corpus.clips(), len(corpus.classes)
+    corpus: Corpus
+    pair: Pair
+    visual: Items
+    audio: Items
+    bank: tuple[Items, Items]
+    quadruples: Sequence[Quadruple]
+
+
+def gather(corpus: Corpus, pair: Pair, work: Path, scenes: int, per_class: int) -> Material:
+    """Features of the clips and of `scenes` composed scenes per medium; `per_class` validation quadruples a class."""
     visual, audio = clip_items(corpus, pair, work)
     bank = bank_items(corpus, pair, "train", scenes, work, visual.x.shape[1])
-    network = fit_on(visual, audio, bank, config, 0)
-    answers = trials(network, pair, make(corpus, "val", per_class, work / "quadruples", 1))
-    runs = [out_of_fold(visual, audio, bank, clips, config, seed) for seed in FOLD_SEEDS]
-    real, composed = clip_thresholds(runs, clips, classes), choose_thresholds(answers)
-    log.info("composed val at the chosen thresholds: %s", rates(answers, composed))
-    # a class that both kinds of material show must be quiet on foreign clips and right on composed scenes
-    thresholds = {
-        c: max(real[c], composed[c]) if c in real and c in composed else real.get(c, composed.get(c))
-        for c in range(classes)
-    }
+    return Material(corpus, pair, visual, audio, bank, list(make(corpus, "val", per_class, work / "quadruples", 1)))
+
+
+def additive_release(name: str, material: Material, config: FitConfig) -> Release:
+    """Fit the additive localizer on everything; thresholds and tiers from clips and scenes it was not fitted on."""
+    m, clips = material, material.corpus.clips()
+    network = fit_on(m.visual, m.audio, m.bank, config, 0)
+    answers = trials(ask_additive(network), len(m.corpus.classes), m.pair, m.quadruples)
+    runs = [out_of_fold(m.visual, m.audio, m.bank, clips, config, seed) for seed in FOLD_SEEDS]
+    settings = {"nms": '"gaussian"', "sigma": "0.4"}
+    return _judged(name, "additive", network.tensors(), m.corpus, answers, runs, settings)
+
+
+def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
+    """The same for a small LoCo; one seed of folds, as its training is the longest step."""
+    m, clips = material, material.corpus.clips()
+    network, data = train_loco(m.visual, m.audio, m.bank, recipe, 0)
+    answers = trials(ask_loco(network, data), len(m.corpus.classes), m.pair, m.quadruples)
+    runs = [out_of_fold_loco(m.visual, m.audio, m.bank, clips, recipe, 0)]
+    tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
+    for side, (mean, scale) in zip(("visual", "audio"), data.sides, strict=True):
+        tensors |= {f"{side}.mean": torch.from_numpy(mean), f"{side}.scale": torch.from_numpy(scale)}
+    settings = {"nms": '"gaussian"', "sigma": "0.4", "config": f"'{describe(network.config)}'"}
+    return _judged(name, "loco", tensors, m.corpus, answers, runs, settings)
+
+
+def _judged(
+    name: str,
+    kind: str,
+    tensors: Mapping[str, torch.Tensor],
+    corpus: Corpus,
+    answers: Sequence[Trial],
+    runs: Sequence[Sequence[Proposals]],
+    settings: Mapping[str, str],
+) -> Release:
+    """Thresholds and tiers; a class that both materials show must be quiet on foreign clips and right on scenes."""
+    clips, count = corpus.clips(), len(corpus.classes)
+    real, composed = clip_thresholds(runs, clips, count), choose_thresholds(answers)
+    log.info("%s: composed val at the chosen thresholds: %s", name, rates(answers, composed))
+    thresholds = tuple(round(max(real.get(c, 0.0), composed.get(c, 0.0)), 3) for c in range(count))
     ap = {**scene_ap(answers), **clip_ap(runs, clips)}
-    tiers = ["default" if ap[c] >= TIER_AP else "experimental" for c in range(classes)]
-    return Release(
-        network,
-        tuple(round(float(thresholds[c] or 0), 3) for c in range(classes)),
-        tuple(tiers),
-        tuple(ap[c] for c in range(classes)),
-    )
+    tiers = tuple("default" if ap[c] >= TIER_AP else "experimental" for c in range(count))
+    log.info("%s: %d classes in the default tier", name, tiers.count("default"))
+    return Release(name, kind, tensors, thresholds, tiers, tuple(ap[c] for c in range(count)), settings)
 
 
-def write(release: Release, corpus: Corpus, out: Path, name: str, licence: str, summary: str, details: str) -> None:
+LICENCE = "avtool's own weights; fitted partly on AVE-PM clips (CC BY-NC-SA 4.0) and ImageNet pictures"
+DETAILS = (
+    "encoders distilled from ImageNet and AudioSet models; localizer fitted on AVE-PM clips and on composed scenes"
+)
+
+
+def write(release: Release, corpus: Corpus, out: Path) -> None:
     """Write NAME.safetensors and NAME.toml."""
-    data = save(release.network.tensors())
-    write_atomic(out / f"{name}.safetensors", data)
+    data = save({k: v.contiguous() for k, v in release.tensors.items()})
+    write_atomic(out / f"{release.name}.safetensors", data)
+    vouched = release.tiers.count("default")
     lines = [
         f'format = "{SPEC}"',
-        'kind = "additive"',
-        f'name = "{name}"',
+        f'kind = "{release.kind}"',
+        f'name = "{release.name}"',
         f'sha256 = "{hashlib.sha256(data).hexdigest()}"',
         'segment = "1/2" # seconds',
         'stride = "1/2"',
@@ -238,48 +342,38 @@ def write(release: Release, corpus: Corpus, out: Path, name: str, licence: str, 
         "hop = 10",
         'visual = ["mini"]',
         'audio = ["mini"]',
-        f'licence = "{licence}"',
+        f'licence = "{LICENCE}"',
         'commercial = "ask"',
-        f'summary = "{summary}"',
-        f'details = "{details}"',
+        f'summary = "{len(release.ap)} events, {vouched} of them vouched for; reads mini"',
+        f'details = "{DETAILS}"',
         "",
         "[settings]",
-        'nms = "gaussian"',
-        "sigma = 0.4",
+        *(f"{key} = {value}" for key, value in release.settings.items()),
         "",
     ]
     for event, tier, threshold, ap in zip(corpus.names, release.tiers, release.thresholds, release.ap, strict=True):
-        lines += [
-            "[[classes]]",
-            f'name = "{event}"',
-            f'tier = "{tier}"',
-            f"threshold = {threshold} # average precision {ap:.2f}",
-            "",
-        ]
-    write_atomic(out / f"{name}.toml", "\n".join(lines))
+        lines += ["[[classes]]", f'name = "{event}"', f'tier = "{tier}"']
+        lines += [f"threshold = {threshold} # average precision {ap:.2f}", ""]
+    write_atomic(out / f"{release.name}.toml", "\n".join(lines))
 
 
 def main() -> None:
-    """Build and write `additive-mini`."""
+    """Build and write `additive-mini` and `loco-mini`."""
     parser = argparse.ArgumentParser(description=__doc__)
     for option in ("--shared", "--work", "--out"):
         parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=1800)
-    parser.add_argument("--per-class", type=int, default=3)
+    parser.add_argument("--per-class", type=int, default=2)
+    parser.add_argument("--only", choices=("additive", "loco"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cpu = torch.device("cpu")
     corpus, pair = Corpus(options.shared), Pair("mini", catalog.VISUAL["mini"](cpu), catalog.AUDIO["mini"](cpu))
-    release = build(corpus, pair, options.work, options.scenes, options.per_class, FitConfig())
-    write(
-        release,
-        corpus,
-        options.out,
-        "additive-mini",
-        "avtool's own weights; fitted partly on AVE-PM clips (CC BY-NC-SA 4.0) and ImageNet pictures",
-        f"{len(corpus.classes)} events, {release.tiers.count('default')} of them vouched for; reads `mini`",
-        "encoders distilled from ImageNet and AudioSet models; localizer fitted on AVE-PM clips and on composed scenes",
-    )
+    material = gather(corpus, pair, options.work, options.scenes, options.per_class)
+    if options.only != "loco":
+        write(additive_release("additive-mini", material, FitConfig()), corpus, options.out)
+    if options.only != "additive":
+        write(loco_release("loco-mini", material, LoCoRecipe()), corpus, options.out)
 
 
 if __name__ == "__main__":
