@@ -6,13 +6,16 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from avtool.timeline import from_json
-from tests.cli.conftest import Run
+from tests.cli.conftest import FAKED, Run
 
 
 @pytest.fixture
@@ -208,3 +211,35 @@ def test_progress_for_programs(avtool: Run, folder: Path, tmp_path: Path) -> Non
     records = [json.loads(line) for line in ran.lines]
     assert records[-1]["failed"] == 1
     assert sum(r.get("state") == "done" for r in records) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_killed_again_and_again(clip: Path, repo: Path, tmp_path: Path) -> None:
+    """Nothing torn, nothing lost, no temporary left once it is done, and the same results as undisturbed."""
+    videos = tmp_path / "videos"
+    for i in range(12):
+        (videos / str(i % 3)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, videos / str(i % 3) / f"{i}.mp4")
+    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+
+    def batch(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", FAKED, "batch", "videos", "-o", out, "--quiet"]
+        return subprocess.Popen(command, cwd=tmp_path, env=env)
+
+    assert batch("calm").wait(300) == 0
+    done, kills, deadline = 0, 0, time.monotonic() + 300
+    while done < 12:
+        process = batch("disturbed")
+        seen = done
+        while process.poll() is None and done < seen + 3:
+            time.sleep(0.002 * kills)
+            done = len(list((tmp_path / "disturbed").rglob("*.events.json")))
+            assert time.monotonic() < deadline
+        process.kill()
+        process.wait()
+        kills += 1
+        for path in (tmp_path / "disturbed").rglob("*.events.json"):
+            from_json(path.read_bytes())
+    assert batch("disturbed").wait(300) == 0
+    assert results(tmp_path / "disturbed") == results(tmp_path / "calm")
+    assert not list((tmp_path / "disturbed").rglob("*.avtmp"))
