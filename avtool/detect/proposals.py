@@ -95,7 +95,11 @@ class CurveRule:
     apart: float = 0.5
     min_length: float = 0.25
     min_score: float = 0.005
-    max_per_class: int | None = 2000
+    max_per_class: int | None = 20_000
+
+    def __post_init__(self) -> None:
+        if not (0 < self.floor <= 1 and self.step > 1):
+            raise UsageError("levels need a floor in (0, 1] and a step above 1", f"given {self.floor} and {self.step}")
 
     def levels(self) -> Floats:
         """(L,) ascending levels in [floor, 1]."""

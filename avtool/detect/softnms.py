@@ -126,7 +126,7 @@ def soft_nms(
         Kept segments, highest score first.
 
     Raises:
-        UsageError: on lengths that differ, an unknown method, a limit below 1, or voting per class.
+        UsageError: lengths differ, a number is not finite, an option is unknown or out of range, or votes per class.
     """
     _check(method, sigma, max_segments, voting, labels)
     begin, finish, score, label = _columns(starts, ends, scores, labels)
@@ -198,6 +198,8 @@ def _columns(
     if not begin.shape == finish.shape == score.shape == label.shape or score.ndim != 1:
         shapes = ", ".join(str(a.shape) for a in (begin, finish, score, label))
         raise UsageError("soft_nms needs arrays of one length", f"shapes are {shapes}")
+    if not all(np.isfinite(column).all() for column in (begin, finish, score)):
+        raise UsageError("soft_nms needs finite times and scores")
     return begin.astype(exact), finish.astype(exact), score, label
 
 

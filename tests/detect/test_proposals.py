@@ -114,6 +114,9 @@ def test_nan_is_nothing_and_a_flat_curve_is_refused() -> None:
     assert best(from_curve(curve, GRID))[0][:2] == pytest.approx((1.0, 2.5), abs=0.05)
     with pytest.raises(UsageError):
         from_curve(np.ones(4), GRID)
+    for arguments in ({"floor": 0.0}, {"step": 1.0}):
+        with pytest.raises(UsageError):
+            CurveRule(**arguments)
 
 
 @settings(max_examples=60, deadline=None)

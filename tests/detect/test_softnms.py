@@ -282,6 +282,28 @@ def test_hours_of_seconds_keep_their_precision() -> None:
     np.testing.assert_allclose(near.scores, far.scores, rtol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["gaussian", "linear", "hard"])
+def test_classes_with_many_segments_give_what_a_plain_loop_gives(method: Any) -> None:
+    """Above 1,024 segments only the neighbourhood of a pick is looked at: some very long ones, and equal starts."""
+    rng = np.random.default_rng(7)
+    starts = rng.uniform(0, 500, 1500).round(1)
+    ends = starts + np.where(rng.random(1500) < 0.02, 200.0, rng.exponential(1.0, 1500).round(1))
+    scores = rng.random(1500).astype(F)
+    kept = soft_nms(starts, ends, scores, method=method, iou_threshold=0.3, max_segments=1400)
+    current, length = scores.copy(), ends - starts + 1e-6
+    for index, score in zip(kept.indices, kept.scores, strict=True):
+        assert current[index] == score == current.max()
+        overlap = np.maximum(np.minimum(ends, ends[index]) - np.maximum(starts, starts[index]), 0)
+        iou = overlap / (length + length[index] - overlap)
+        current[index] = -1
+        alive = current > 0
+        weight = (iou < 0.3) if method == "hard" else 1 - np.where(iou >= F(0.3), iou, 0)
+        weight = np.exp(-(iou**2) / F(0.4)) if method == "gaussian" else weight
+        current[alive] *= weight[alive].astype(F)
+        current[current < F(0.001)] = -1
+    assert len(kept) == 1400 or current.max() < 0
+
+
 def test_suppress_keeps_labels_beside_their_segments() -> None:
     proposals = Proposals([0, 0, 5], [4, 4, 6], [7, 2, 7], [0.9, 0.8, 0.3])
     apart, together = suppress(proposals), suppress(proposals, class_wise=False)
@@ -301,8 +323,10 @@ def test_suppress_keeps_labels_beside_their_segments() -> None:
         {"voting": "majority"},
         {"voting": "unav", "labels": [0]},
         {"labels": [0, 1]},
+        {"scores": [np.nan]},
+        {"ends": [np.inf]},
     ],
 )
 def test_refuses_what_it_cannot_do(arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        soft_nms([0.0], [1.0], [0.5], **arguments)
+        soft_nms(**{"starts": [0.0], "ends": [1.0], "scores": [0.5], **arguments})
