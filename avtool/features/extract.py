@@ -77,7 +77,9 @@ class _Batch:
             except torch.cuda.OutOfMemoryError as error:
                 if self._size == 1:
                     raise DeviceError(
-                        "out of memory on the GPU at one picture at a time", str(error).splitlines()[0], "--device cpu"
+                        "out of memory on the GPU at a batch of one",
+                        str(error).partition("\n")[0],
+                        "--device cpu",
                     ) from None
                 self._size //= 2
                 continue
@@ -92,10 +94,10 @@ class _Batch:
 class _Listener:
     """Cuts the sound of a file into one window per row, centred on it, shifted inwards at the ends of the file."""
 
-    def __init__(self, batch: _Batch, encoder: Encoder, grid: Grid, first_row: int, last_row: int | None) -> None:
+    def __init__(self, batch: _Batch, encoder: Encoder, grid: Grid, first: int, stop: int | None) -> None:
         self._batch, self._grid, self._rate = batch, grid, encoder.rate
         self._length = round(encoder.seconds * encoder.rate)  # samples
-        self._row, self._last = first_row, last_row
+        self._row, self._stop_row = first, stop
         self._buffer, self._offset = np.zeros(0, np.float32), 0  # samples, index of the first one
         self._begin: int | None = None
         self.end = 0
@@ -108,7 +110,8 @@ class _Listener:
         self.end = sound.start + len(sound.samples)
         while self._wanted() and self._first() + self._length <= self.end and self._stop(self._row) <= self.end:
             self._emit(self._first())
-        keep = max(0, min(self._first(), self._start(self._row)) - self._offset)
+        last = self.end - self._length  # where the window of the last rows begins if the sound ends here
+        keep = max(0, min(self._first(), self._start(self._row), last) - self._offset)
         if keep > self._rate:  # drop in steps of a second, not at every chunk
             self._buffer, self._offset = self._buffer[keep:], self._offset + keep
 
@@ -120,7 +123,7 @@ class _Listener:
             self._emit(max(self._begin, min(self._first(), self.end - self._length)))
 
     def _wanted(self) -> bool:
-        return self._last is None or self._row <= self._last
+        return self._stop_row is None or self._row < self._stop_row
 
     def _first(self) -> int:
         centre = round(self._grid.centre(self._row) * self._rate)
@@ -172,8 +175,8 @@ def extract(
     """
     seeing = _Batch(visual, device, PICTURES_AT_ONCE) if visual else None
     hearing = _Batch(audio, device, WINDOWS_AT_ONCE) if audio else None
-    first, last = grid.row(start) if start else 0, grid.row(end) if end else None
-    listener = _Listener(hearing, audio, grid, first, last) if audio and hearing else None
+    first, stop = 0 if start is None else _rows_before(grid, start), None if end is None else _rows_before(grid, end)
+    listener = _Listener(hearing, audio, grid, first, stop) if audio and hearing else None
     report: DecodeReport | None = None
     for item in items:
         if isinstance(item, Picture):
@@ -194,6 +197,11 @@ def extract(
         if batch:
             batch.flush()
     return _assemble(report, visual, audio, seeing, hearing, listener, rows, grid)
+
+
+def _rows_before(grid: Grid, seconds: Fraction) -> int:
+    """Rows whose centre lies before `seconds`."""
+    return max(0, -((grid.centre(0) - seconds) // grid.stride))
 
 
 def _assemble(
