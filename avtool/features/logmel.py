@@ -42,7 +42,8 @@ class LogMel:
         window, filters = _window(self).to(wave.device), mel_filters(self).to(wave.device)
         mels = [self._power(block, window) @ filters for block in pieces.split(BLOCK, 1)]
         mel = torch.cat(mels, 1).transpose(1, 2)
-        return (torch.log(mel + self.floor) + self.shift) * self.scale
+        z: Tensor = (torch.log(mel + self.floor) + self.shift) * self.scale
+        return z
 
     @staticmethod
     def _power(block: Tensor, window: Tensor) -> Tensor:
@@ -61,15 +62,18 @@ def _window(spec: LogMel) -> Tensor:
 @cache
 def mel_filters(spec: LogMel) -> Tensor:
     """Triangles that are straight in mel, mel(f) = 1127 ln(1 + f / 700): (fft / 2 + 1, bands), Nyquist bin zero."""
-    mel = lambda f: 1127.0 * torch.log1p(f / 700.0)  # noqa: E731
-    low, high = mel(torch.tensor(spec.low, dtype=torch.float64)), mel(torch.tensor(spec.high, dtype=torch.float64))
+    low, high = _mel(torch.tensor([spec.low, spec.high], dtype=torch.float64))
     step = (high - low) / (spec.bands + 1)
     left = low + step * torch.arange(spec.bands, dtype=torch.float64)
-    bins = mel(torch.arange(spec.fft // 2, dtype=torch.float64) * spec.rate / spec.fft)[:, None]
+    bins = _mel(torch.arange(spec.fft // 2, dtype=torch.float64) * spec.rate / spec.fft)[:, None]
     rising, falling = (bins - left) / step, (left + 2 * step - bins) / step
     filters = torch.zeros(spec.fft // 2 + 1, spec.bands)
     filters[:-1] = torch.minimum(rising, falling).clamp(min=0).float()
     return filters
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(hertz / 700.0)
 
 
 # EfficientAT's front end (Kaldi-style filters): 10 ms hop, 25 ms symmetric Hann at 32 kHz

@@ -56,7 +56,8 @@ def picture_view(pixels: Pixels, shape: Shape, smallest: float, rng: np.random.G
     """One random crop at student and at teacher size, both uint8 (3, h, w), mirrored half of the time."""
     stretch = float(np.exp(rng.uniform(-0.25, 0.25)))
     aspect = shape.student[1] / shape.student[0] * stretch
-    top, left, height, width = crop_box(*pixels.shape[:2], aspect, float(rng.uniform(smallest, 1.0)), rng)
+    source = pixels.shape[0], pixels.shape[1]
+    top, left, height, width = crop_box(*source, aspect, float(rng.uniform(smallest, 1.0)), rng)
     crop = torch.from_numpy(pixels[top : top + height, left : left + width].copy()).permute(2, 0, 1)[None]
     if rng.random() < 0.5:
         crop = crop.flip(3)

@@ -105,8 +105,9 @@ def fuse(model: Mini) -> Mini:
             parent.conv1, parent.norm1 = fuse_conv_bn_eval(parent.conv1, parent.norm1), nn.Identity()  # type: ignore[assignment]
             parent.conv2, parent.norm2 = fuse_conv_bn_eval(parent.conv2, parent.norm2), nn.Identity()  # type: ignore[assignment]
     for part in (fused.stem, fused.project, *(b.skip for b in fused.blocks if isinstance(b.skip, nn.Sequential))):
-        assert isinstance(part, nn.Sequential)
-        part[0], part[1] = fuse_conv_bn_eval(part[0], part[1]), nn.Identity()
+        conv, norm = part[0], part[1]
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        part[0], part[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return fused
 
 

@@ -66,7 +66,8 @@ class _Squeeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, F, T)
         layer = self.conc_se_layers[0]
-        gate = torch.sigmoid(layer.fc2(F.relu(layer.fc1(x.mean((2, 3))))))
+        hidden = F.relu(layer.get_submodule("fc1")(x.mean((2, 3))))
+        gate = torch.sigmoid(layer.get_submodule("fc2")(hidden))
         return x * gate[:, :, None, None]
 
 

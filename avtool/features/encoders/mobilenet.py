@@ -34,7 +34,7 @@ class _Block(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W)
-        y = F.relu6(self.expand(x)) if self.expand is not None else x
+        y: Tensor = F.relu6(self.expand(x)) if self.expand is not None else x
         y = self.project(F.relu6(_same(y, self.dw)))
         return x + y if self.residual else y
 
