@@ -1,9 +1,9 @@
 """What decoding in a child process costs beyond decoding in this one.
 
-Prints, for small pictures (224 pixels) and full-size ones, the CPU time of parent and child together divided by the CPU
-time of decoding in this process; the child's start (its imports) is not counted, because it is paid once for many files.
+Prints, for small pictures (224 pixels) and full-size ones, the CPU time of parent and child together divided by the
+CPU time of decoding in this process; the start of the child is not counted, it is paid once for many files.
 
-    python benchmarks/decode_child.py [FILE ...]      without files: a 1080p and a 360p film are made, one minute each
+    python benchmarks/decode_child.py [FILE ...]      without files: a 1080p and a 360p film are made
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from avtool.media.decoding import decode
 from avtool.media.request import DecodeRequest, PictureSpec
 from avtool.timegrid import Grid
 
-ROUNDS = 7
+ROUNDS = 5
 REQUESTS = {
     "224 pixels, 2 a second": DecodeRequest(PictureSpec(short=224), 32_000),
     "full size, 1 a second": DecodeRequest(PictureSpec(), 32_000, Grid(Fraction(1), Fraction(1))),
@@ -98,7 +98,7 @@ def film(folder: Path, width: int, height: int, seconds: float) -> Path:
 
 def main(files: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(f) for f in files] or [film(Path(folder), 1920, 1080, 20), film(Path(folder), 640, 360, 60)]
+        paths = [Path(f) for f in files] or [film(Path(folder), 1920, 1080, 10), film(Path(folder), 640, 360, 40)]
         print(f"start of a child: {start_cost():.2f} s")
         for path in paths:
             for name, request in REQUESTS.items():
