@@ -42,6 +42,7 @@ class SoundLaw:
 
     seconds: float = 10.0
     event_level: tuple[float, float] = (-32.0, -14.0)
+    jitter: float = 4.0  # decibels by which each event may differ from the level of its scene
     background_below: tuple[float, float] = (3.0, 28.0)  # decibels under the event
     background: float = 0.75  # chance of something underneath
     second: float = 0.25  # chance of a second, overlapping event
@@ -103,7 +104,7 @@ def sound_scene(
     out = (rng.standard_normal(samples) * 10 ** (rng.uniform(-90, -60) / 20)).astype(np.float32)
     for span, wave in events:
         first, last = round(span.start * RATE), round(span.end * RATE)
-        piece = level(fill(wave, last - first, rng), loudness + float(rng.uniform(-4, 4)))
+        piece = level(fill(wave, last - first, rng), loudness + float(rng.uniform(-law.jitter, law.jitter)))
         fade = min(len(piece) // 2, RATE // 50)  # 20 ms, no clicks
         piece[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
         piece[len(piece) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)

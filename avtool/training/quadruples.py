@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from avtool.training import compose
 from avtool.training.compose import PictureLaw, SoundLaw, Span, draw_span, picture_scene, sound_scene, write_clip
 from avtool.training.corpus import Corpus, read_picture, read_sound, times
 
 RATE = Fraction(10)  # pictures per second
 SIZE = 240, 320  # pixels
-SOUND = SoundLaw(event_level=(-22.0, -22.0), background_below=(12.0, 12.0), background=1.0, second=0.0)
+SOUND = SoundLaw(event_level=(-22.0, -22.0), jitter=0.0, background_below=(12.0, 12.0), background=1.0, second=0.0)
 PICTURE = PictureLaw(full=0.35)
 LETTERS = "ab"
 
@@ -52,7 +53,7 @@ def make(corpus: Corpus, split: str, per_class: int, folder: Path, seed: int) ->
             rng = np.random.default_rng((seed, first, number))
             second = int(rng.choice([c for c in classes if c != first]))
             span = draw_span(PICTURE.seconds, 3.0, PICTURE.full, first, rng)
-            stem = folder / f"{split}-{first:03d}-{number}"
+            stem = folder / f"{split}{seed}-{first:03d}-{number}"
             chosen = [(_pick(sounds[c], rng), _pick(pictures[c], rng)) for c in (first, second)]
             backgrounds = _pick(under, rng), _pick(behind, rng)
             files = _write(stem, span, chosen, backgrounds, int(rng.integers(2**31)))
@@ -74,7 +75,9 @@ def _write(
     if all(path.exists() for path in files.values()):
         return files
     stem.parent.mkdir(parents=True, exist_ok=True)
-    under, behind = read_sound(backgrounds[0]), read_picture(backgrounds[1])
+    samples, behind = round(SOUND.seconds * compose.RATE), read_picture(backgrounds[1])
+    # cut to length here, so that all four clips have the same stretch of it underneath
+    under = compose.fill(read_sound(backgrounds[0]), samples, np.random.default_rng(seed))
     at = list(times(PICTURE.seconds, RATE))
     waves = [sound_scene([(span, read_sound(s))], under, SOUND, np.random.default_rng(seed)) for s, _ in chosen]
     frames = [
