@@ -74,7 +74,7 @@ def cross_validate(
     for number in range(3) if only is None else [only]:
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         network = fit_on(visual.take(train), audio.take(train), banks, config, seed * 10 + number)
-        for i in test:
+        for i in test.tolist():
             n = int((visual.valid[i] | audio.valid[i]).sum())
             both, ear, eye = network.scores(visual.x[i, :n], audio.x[i, :n], visual.valid[i, :n], audio.valid[i, :n])
             j = swap[i]
@@ -95,6 +95,11 @@ def ranks(rows: Sequence[Proposals | None], clips: Sequence[LabelledClip], class
             own = best[clips[i].label]
             out[i] = (best > own).sum() + (0 if own > 0 else classes)
     return out
+
+
+def top(rank: npt.NDArray[np.float64], k: int) -> float:
+    """Share of the clips with an answer whose true class is among the first k."""
+    return float(np.mean(rank[~np.isnan(rank)] < k))
 
 
 def segment_truth(clip: LabelledClip, rows: int) -> npt.NDArray[np.int64]:
@@ -154,8 +159,8 @@ def maps(rows: Sequence[Proposals | None], clips: Sequence[LabelledClip]) -> lis
     parts = [(i, found) for i in index if (found := rows[i]) is not None]
     video = np.concatenate([np.full(len(f.labels), i) for i, f in parts])
     every = Proposals.concat([f for _, f in parts])
-    found = Segments(video, every.starts, every.ends, every.labels, every.scores.astype(np.float64))
-    return [100 * float(v) for v in mean_ap(truth, found, TIOUS).by_tiou] if len(video) else [0.0] * len(TIOUS)
+    guesses = Segments(video, every.starts, every.ends, every.labels, every.scores.astype(np.float64))
+    return [100 * float(v) for v in mean_ap(truth, guesses, TIOUS).by_tiou] if len(video) else [0.0] * len(TIOUS)
 
 
 def report(
@@ -167,7 +172,7 @@ def report(
 ) -> dict[str, object]:
     """One row of the table, over all clips and over those that their event does not fill."""
     short = np.array([not c.fills for c in clips])
-    out: dict[str, object] = {"row": name}
+    figures: dict[str, list[float]] = {}
     for part, chosen in (("all", np.ones(len(clips), bool)), ("short events", short)):
         lines = []
         for rows, seed in zip(by_seed, seeds, strict=True):
@@ -175,21 +180,21 @@ def report(
             kept = [r if c else None for r, c in zip(rows, chosen, strict=True)]
             lines.append(
                 [
-                    100 * np.nanmean(rank < 1 - 0 * rank),
-                    100 * np.nanmean(rank < 5 - 0 * rank),
+                    100 * top(rank, 1),
+                    100 * top(rank, 5),
                     100 * np.nanmean(crossed_segments(rows, clips, seed)[chosen]),
                     *maps(kept, clips),
                 ]
             )
         table = np.array(lines)
-        out[part] = [round(float(v), 1) for v in table.mean(0)]
-        out[f"{part}, sd"] = [round(float(v), 1) for v in table.std(0)]
+        figures[part] = [round(float(v), 1) for v in table.mean(0)]
+        figures[f"{part}, sd"] = [round(float(v), 1) for v in table.std(0)]
     print(
         f"{name:36s}"
-        + "   ".join(f"{part}: " + " ".join(f"{v:5.1f}" for v in out[part]) for part in ("all", "short events")),
+        + "   ".join(f"{part}: " + " ".join(f"{v:5.1f}" for v in figures[part]) for part in ("all", "short events")),
         flush=True,
-    )  # type: ignore[attr-defined]
-    return out
+    )
+    return {"row": name, **figures}
 
 
 def constant(clips: Sequence[LabelledClip], label: Callable[[int], int | None]) -> list[Proposals | None]:
@@ -215,7 +220,8 @@ def paired_interval(
     """Mean difference of per-clip values in points and its 95 % bootstrap interval over clips."""
     difference = first - second
     draws = difference[rng.integers(len(difference), size=(4000, len(difference)))].mean(1)
-    return 100 * float(difference.mean()), *(100 * float(q) for q in np.quantile(draws, (0.025, 0.975)))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return 100 * float(difference.mean()), 100 * float(low), 100 * float(high)
 
 
 def main(arguments: Iterable[str] | None = None) -> None:

@@ -47,7 +47,7 @@ class LogMel:
 
     @staticmethod
     def _power(block: Tensor, window: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft(block * window)
+        spectrum: Tensor = torch.fft.rfft(block * window)
         return spectrum.real.square() + spectrum.imag.square()
 
 

@@ -37,15 +37,14 @@ class Side:
 
     def votes(self, embedding: Floats) -> Floats:
         """Class logits of this medium alone: (..., D) -> (..., C)."""
-        return ((normalise(embedding, self.mean, self.scale) @ self.weight + self.bias) * self.sharpness).astype(
-            np.float32
-        )
+        votes = normalise(embedding, self.mean, self.scale) @ self.weight + self.bias
+        return np.asarray(votes * self.sharpness, np.float32)
 
 
 def normalise(embedding: Floats, mean: Floats, scale: Floats) -> Floats:
     """Standardise every dimension, clip, and bring each row to unit length: (..., D) -> (..., D)."""
     x = np.clip((embedding - mean) / scale, -CLIP, CLIP)
-    return (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6)).astype(np.float32)
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-6), np.float32)
 
 
 def evidence(visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]) -> Floats:
@@ -71,14 +70,16 @@ def _kinds(visual: Floats, audio: Floats) -> Floats:
 
 def log_softmax(logits: Floats) -> Floats:
     """(n, C) -> (n, C)."""
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    shifted: Floats = logits - logits.max(1, keepdims=True)
+    total: Floats = np.exp(shifted).sum(1, keepdims=True)
+    return shifted - np.log(total)
 
 
 def margin(logits: Floats) -> Floats:
     """Logit of each class minus the largest other one, (n, C) -> (n, C)."""
     best = np.partition(logits, -2, axis=1)[:, -2:]  # second best, best
-    return logits - np.where(logits == best[:, 1:], best[:, :1], best[:, 1:])
+    rival: Floats = np.where(logits == best[:, 1:], best[:, :1], best[:, 1:])
+    return logits - rival
 
 
 def _blur(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
@@ -88,11 +89,12 @@ def _blur(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
     counts = np.concatenate([[0], np.cumsum(valid)])
     low, high = np.maximum(np.arange(n) - CONTEXT, 0), np.minimum(np.arange(n) + CONTEXT + 1, n)
     total = np.maximum(counts[high] - counts[low], 1)[:, None]
-    return ((sums[high] - sums[low]) / total).astype(np.float32)
+    return np.asarray((sums[high] - sums[low]) / total, np.float32)
 
 
 def _mean(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
-    return (logits * valid[:, None]).sum(0) / max(1, int(valid.sum()))
+    total: Floats = (logits * valid[:, None]).sum(0)
+    return total / np.float32(max(1, int(valid.sum())))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ class Judge:
 
     def score(self, kinds: Floats) -> Floats:
         """(n, C, EVIDENCE) -> (n, C) in [0, 1]."""
-        return (1 / (1 + np.exp(-np.clip(kinds @ self.weight + self.bias, -30, 30)))).astype(np.float32)
+        return np.asarray(1 / (1 + np.exp(-np.clip(kinds @ self.weight + self.bias, -30, 30))), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +154,12 @@ class Additive:
         """
 
         def array(name: str) -> Floats:
-            return tensors[name].float().numpy()
+            value: Floats = tensors[name].float().numpy()
+            return value
 
         def side(name: str) -> Side:
-            return Side(
-                *(array(f"{name}.{k}") for k in ("mean", "scale", "weight", "bias")),
-                float(array(f"{name}.sharpness")[0]),
-            )
+            mean, scale, weight, bias, sharpness = (array(f"{name}.{item.name}") for item in fields(Side))
+            return Side(mean, scale, weight, bias, float(sharpness[0]))
 
         def judge(name: str) -> Judge:
             return Judge(array(f"{name}.weight"), float(array(f"{name}.bias")[0]))

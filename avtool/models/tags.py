@@ -83,15 +83,16 @@ def _gather(values: Floats, groups: Sequence[Sequence[int]], reduce: np.ufunc | 
 
 
 def _sigmoid(logits: Floats) -> Floats:
-    return (1 / (1 + np.exp(-np.clip(logits, -30, 30)))).astype(np.float32)
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), np.float32)
 
 
 def _softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    powers: Floats = np.exp(logits - logits.max(1, keepdims=True))
+    total: Floats = powers.sum(1, keepdims=True)
+    return powers / total
 
 
 def smooth(curve: Floats) -> Floats:
     """Weighted mean over three neighbouring segments, (N, C) -> (N, C); the ends are repeated."""
     padded = np.concatenate([curve[:1], curve, curve[-1:]])
-    return (SMOOTH[0] * padded[:-2] + SMOOTH[1] * padded[1:-1] + SMOOTH[2] * padded[2:]).astype(np.float32)
+    return np.asarray(SMOOTH[0] * padded[:-2] + SMOOTH[1] * padded[1:-1] + SMOOTH[2] * padded[2:], np.float32)

@@ -216,7 +216,7 @@ def _logistic(x: torch.Tensor, y: torch.Tensor, columns: Sequence[int]) -> Judge
         value.backward()
         return value
 
-    optimiser.step(cost)  # type: ignore[no-untyped-call]
+    optimiser.step(cost)
     weight = np.zeros(EVIDENCE, np.float32)
     weight[kept] = F.softplus(raw).detach().numpy()
     return Judge(weight, float(bias.detach()))

@@ -26,6 +26,7 @@ from avtool.files import write_atomic
 from avtool.training.views import Chunk, chunks
 
 log = logging.getLogger("avtool")
+CHECKPOINT_EVERY = 1000  # steps
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def batches(
     while True:
         group = groups[int(rng.choice(len(groups), p=shares / shares.sum()))]
         chunk = group[int(rng.integers(len(group)))]
-        yield _take(chunk, np.sort(rng.choice(len(chunk.logits), batch, replace=False)))
+        count = min(batch, len(chunk.logits))  # the last chunk of a group may be smaller than a batch
+        yield _take(chunk, np.sort(rng.choice(len(chunk.logits), count, replace=False)))
 
 
 def _take(chunk: Chunk, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,7 +166,8 @@ def _rate(phase: Phase, step: int, warm_up: int) -> float:
 def run_phase(recipe: Recipe, phase: Phase, views: Path, out: Path) -> Mini:
     """Train one phase and write `<modality>-<name>.safetensors` (float32); a finished phase is loaded instead."""
     path = out / f"{recipe.modality}-{phase.name}.safetensors"
-    model = blank(VISUAL if recipe.modality == "visual" else AUDIO, recipe.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model: Mini = blank(VISUAL if recipe.modality == "visual" else AUDIO, recipe.seed)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if path.exists():
         model.load_state_dict(load_file(path))
         return model
@@ -200,7 +203,7 @@ def run_phase(recipe: Recipe, phase: Phase, views: Path, out: Path) -> Mini:
                 mean,
                 recipe.batch * (step + 1 - done) / (time.monotonic() - began),
             )
-        if (step + 1) % 1000 == 0:
+        if (step + 1) % CHECKPOINT_EVERY == 0:
             _store(partial, model, optimiser, step + 1)
     _store(path.with_name(path.stem + ".state.safetensors"), model, optimiser, phase.steps)
     write_atomic(path, save({k: v.contiguous() for k, v in model.state_dict().items()}))

@@ -202,7 +202,7 @@ def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Gener
     """
     pairs = [(i, i) for i in range(clips)] * 2 + [(i, int(rng.integers(clips))) for i in range(clips)]
     scenes = len(visual.x) - clips
-    shown, heard = visual.labels[clips:].any(1), audio.labels[clips:].any(1)
+    shown, heard = np.asarray(visual.labels[clips:].any(1)), np.asarray(audio.labels[clips:].any(1))
     for i in range(scenes):
         for label in np.flatnonzero(shown[i])[:1]:
             if len(same := np.flatnonzero(heard[:, label])):

@@ -104,7 +104,7 @@ def train(
             recipe.noise,
         )
         optimiser.zero_grad()
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        losses.total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         average.update_parameters(model)
@@ -117,7 +117,9 @@ def train(
                 losses.regression,
                 losses.correspondence,
             )
-    return average.module.eval(), data
+    averaged = average.module.eval()
+    assert isinstance(averaged, LoCo)
+    return averaged, data
 
 
 def _share(step: int, steps: int) -> float:

@@ -172,10 +172,10 @@ def out_of_fold(
     for number in range(3):
         train = np.flatnonzero(fold != number)
         network = fit_on(visual.take(train), audio.take(train), bank, config, seed * 10 + number)
-        for i in np.flatnonzero(fold == number):
+        for i in np.flatnonzero(fold == number).tolist():
             n = int((visual.valid[i] | audio.valid[i]).sum())
             scores = network.scores(visual.x[i, :n], audio.x[i, :n], visual.valid[i, :n], audio.valid[i, :n])
-            out[int(i)] = candidates(scores[0], clips[i].duration)
+            out[i] = candidates(scores[0], clips[i].duration)
     return [out[i] for i in range(len(clips))]
 
 
@@ -188,9 +188,9 @@ def out_of_fold_loco(
     for number in range(3):
         keep = np.flatnonzero(fold != number)
         network, data = train_loco(visual.take(keep), audio.take(keep), bank, recipe, seed * 10 + number)
-        for i in np.flatnonzero(fold == number):
+        for i in np.flatnonzero(fold == number).tolist():
             n = int((visual.valid[i] | audio.valid[i]).sum())
-            out[int(i)] = loco_candidates(network, data, visual.x[i, :n], audio.x[i, :n], clips[i].duration)
+            out[i] = loco_candidates(network, data, visual.x[i, :n], audio.x[i, :n], clips[i].duration)
     return [out[i] for i in range(len(clips))]
 
 
