@@ -126,8 +126,8 @@ MUTANTS = (
         '        "format_whitelist": FORMATS,\n',
         "",
         (
-            "tests/media/test_cases.py::test_verdict_notices_and_places[concat_list_mp4]",
-            "tests/media/test_cases.py::test_verdict_notices_and_places[playlist_sibling_m3u8]",
+            "tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[concat_list_mp4]",
+            "tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[playlist_sibling_m3u8]",
         ),
     ),
     Mutant(
@@ -135,14 +135,14 @@ MUTANTS = (
         "avtool/media/probe.py",
         "return Fraction(self.container.start_time or 0, av.time_base)",
         "return Fraction(0)",
-        ("tests/media/test_cases.py::test_verdict_notices_and_places[start_3600_mkv]",),
+        ("tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[start_3600_mkv]",),
     ),
     Mutant(
         "overlap of sound not dropped",
         "avtool/media/samples.py",
         "late = max(0, self.next - index)",
         "late = 0",
-        ("tests/media/test_cases.py::test_verdict_notices_and_places[ts_joined_recordings]",),
+        ("tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[ts_joined_recordings]",),
     ),
     Mutant(
         "holes in the sound are closed: what follows comes early",
@@ -150,8 +150,8 @@ MUTANTS = (
         "        yield from self.silence(index)\n",
         "",
         (
-            "tests/media/test_cases.py::test_verdict_notices_and_places[late_sound_mp4]",
-            "tests/media/test_cases.py::test_verdict_notices_and_places[sound_hole]",
+            "tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[late_sound_mp4]",
+            "tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[sound_hole]",
         ),
     ),
     Mutant(
@@ -159,7 +159,7 @@ MUTANTS = (
         "avtool/media/probe.py",
         " and not s.disposition & still]",
         "]",
-        ("tests/media/test_cases.py::test_verdict_notices_and_places[cover_art_mp3]",),
+        ("tests/cli/test_media_cases.py::test_every_construction_gets_its_verdict[cover_art_mp3]",),
     ),
     Mutant(
         "pictures are not turned upright",
