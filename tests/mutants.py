@@ -169,13 +169,6 @@ MUTANTS = (
         ("tests/media/test_decoding.py::test_pictures_are_upright",),
     ),
     Mutant(
-        "each row shows the frame at its start, not at its centre",
-        "avtool/media/frames.py",
-        "while not self.done and self.grid.centre(self.row) < until:",
-        "while not self.done and self.grid.start(self.row) < until:",
-        ("tests/media/test_decoding.py::test_each_row_shows_the_frame_at_its_centre",),
-    ),
-    Mutant(
         "windows count equally up to their cuts",
         "avtool/detect/stitch.py",
         "own = taper(window, rows)[:, None]",
