@@ -63,7 +63,9 @@ def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -
 def mini_pair(folder: Path | None, device: torch.device) -> tuple[Encoder, Encoder]:
     """The mini encoders with a folder's weights (`visual-NAME`, `audio-NAME`.safetensors), or random ones."""
     files = [next(folder.glob(f"{m}-*.safetensors")) for m in ("visual", "audio")] if folder else []
-    states = [weights.load(f) for f in files] or [calibrated(c) for c in (mini.VISUAL, mini.AUDIO)]
+    states = [weights.load_safetensors(f, accept_unpinned=True).tensors for f in files] or [
+        calibrated(c) for c in (mini.VISUAL, mini.AUDIO)
+    ]
     visual, audio = (_ready(s, c, device) for s, c in zip(states, (mini.VISUAL, mini.AUDIO), strict=True))
     return _visual_encoder(visual, ""), _audio_encoder(audio, "")
 
