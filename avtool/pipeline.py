@@ -138,9 +138,10 @@ def _timeline(
 ) -> Timeline:
     """What was found, with where it came from."""
     settings, vocabulary, media = session.settings, session.info.vocabulary, features.media
-    shown = vocabulary.select(settings.classes)
-    found = select(candidates, vocabulary, shown, 0.0, duration=media.duration)
-    events = select(candidates, vocabulary, shown, settings.min_score, settings.max_events, duration=media.duration)
+    found = select(candidates, vocabulary, session.shown, 0.0, duration=media.duration)
+    events = select(
+        candidates, vocabulary, session.shown, settings.min_score, settings.max_events, duration=media.duration
+    )
     heard_only, seen_only = _unconfirmed(session, first, stitched, events)
     return Timeline(
         media=media,
@@ -173,7 +174,7 @@ def _unconfirmed(session: Session, first: int, stitched: Stitched, events: Seque
     """Stretches above the threshold in one medium alone, in which no event of the class lies: in sound, in picture."""
     vocabulary, grid = session.info.vocabulary, session.info.grid
     counts = [0, 0]
-    for label in vocabulary.select(session.settings.classes) if stitched.curve.size else ():
+    for label in session.shown if stitched.curve.size else ():
         own = [e for e in events if e.label == vocabulary.names[label]]
         for i, curve in enumerate((stitched.audio_curve, stitched.visual_curve)):
             for start, stop in _stretches(curve[:, label] >= _threshold(session, label)):

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from avtool import interrupts
 from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
 from avtool.files import printable
@@ -44,14 +46,19 @@ class Session:
         self._child: DecodeChild | None = None
         self._forget: Callable[[], None] = lambda: None
 
-    def load(self) -> None:
+    def load(self, media: bool = True) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
+
+        Args:
+            media: False where all inputs are feature files, which need no decoder and no encoders.
 
         Raises:
             UsageError, WeightsError, DeviceError: as `pipeline.localize`.
         """
-        self._decoder()
-        _ = self.localizer, self.visual, self.audio
+        if media:
+            self._decoder()
+            _ = self.localizer, self.visual, self.audio
+        _ = self.localizer
 
     @cached_property
     def device(self) -> torch.device:
@@ -64,8 +71,17 @@ class Session:
         from avtool.models import zoo
 
         localizer = zoo.load(self.settings.model, self.device)
-        localizer.info.vocabulary.select(self.settings.classes)  # a wrong class name is said before any work
+        self._select(localizer.info)  # a wrong class name is said before any work
         return localizer
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Indices of the classes asked for."""
+        return self._select(self.info)
+
+    def _select(self, info: ModelInfo) -> tuple[int, ...]:
+        """One text, since a name may hold commas itself."""
+        return info.vocabulary.select(",".join(self.settings.classes))
 
     @property
     def info(self) -> ModelInfo:
@@ -111,7 +127,9 @@ class Session:
         if is_features(path):
             from avtool.features.store import load_npz
 
-            return load_npz(Path(path))
+            given = load_npz(Path(path))
+            refuse_unreadable(given, self.info, self.settings, path)
+            return given
         media = probe_input(path, self.settings)
         decoder = self._decoder()
         silent = pair and not (media.has_audio and media.has_video)
@@ -227,6 +245,38 @@ def probe_input(path: str | os.PathLike[str], settings: Settings) -> MediaInfo:
     from avtool.media.probe import probe
 
     return probe(path, limits(settings), settings.audio_track)
+
+
+def refuse_unreadable(features: Features, info: ModelInfo, settings: Settings, path: str | os.PathLike[str]) -> None:
+    """A model says nonsense about features that it was not made for.
+
+    Raises:
+        UsageError: other encoders or another grid made the features.
+    """
+    made = (
+        ("visual", features.visual, features.visual_tags, features.visual_encoder, info.visual, settings.visual),
+        ("audio", features.audio, features.audio_tags, features.audio_encoder, info.audio, settings.audio),
+    )
+    for modality, array, tags, encoder, readable, wanted in made:
+        if array is None:
+            continue
+        what = f"{printable(path)} holds {modality} features of the encoder '{printable(encoder)}'"
+        if wanted not in (None, encoder):
+            raise UsageError(what, f"--{modality} {printable(str(wanted))} asks for others", "give the video instead")
+        if encoder not in readable and ("*" not in readable or tags is None):
+            raise UsageError(what, f"the model {info.name} reads {', '.join(readable)}", "choose another --model")
+    wrong = abs(features.times - _times(info, features.rows)).max(initial=0.0)
+    if wrong > float(info.grid.stride) / 100:
+        stride = f"{float(info.grid.stride):g} s"
+        raise UsageError(
+            f"{printable(path)} has other segments than the model {info.name}", f"its rows are {stride} apart"
+        )
+
+
+def _times(info: ModelInfo, rows: int) -> Any:
+    """(N, 2) start and end seconds of the model's rows."""
+    starts = np.arange(rows) * float(info.grid.stride)
+    return np.stack([starts, starts + float(info.grid.segment)], 1)
 
 
 def refuse_partial(features: Features, allowed: bool, path: str | os.PathLike[str]) -> None:

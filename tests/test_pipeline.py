@@ -17,7 +17,7 @@ from avtool.errors import DeviceError, InputError, PartialInputError, UsageError
 from avtool.features.store import Features
 from avtool.models.zoo import ModelInfo, WindowOutput
 from avtool.pipeline import _stretches, localize
-from avtool.session import Session, choose_device, choose_encoder, refuse_partial
+from avtool.session import Session, choose_device, choose_encoder, refuse_partial, refuse_unreadable
 from avtool.settings import Settings
 from avtool.timeline import MediaInfo, Notice
 from avtool.vocabulary import Vocabulary
@@ -153,6 +153,28 @@ def test_candidates_reach_down_to_the_floor_and_events_to_the_threshold() -> Non
 def test_runs_of_true() -> None:
     assert _stretches(np.array([1, 1, 0, 1, 0, 0, 1], bool)) == [(0, 2), (3, 4), (6, 7)]
     assert _stretches(np.array([], bool)) == [] == _stretches(np.zeros(3, bool))
+
+
+# ---------------------------------------------------------------- features as input
+
+
+def test_features_of_other_encoders_or_grids_are_refused() -> None:
+    info = replace(fakes.FakeLocalizer().info, visual=("v",), audio=("a", "*"))
+    given = features([1.0] * 4, [1.0] * 4)
+    refuse_unreadable(given, info, Settings(), "x.npz")
+    refuse_unreadable(replace(given, visual=None, visual_encoder="w"), info, Settings(), "x.npz")
+    tagged = replace(given, audio_encoder="b", audio_tags=np.zeros((4, 527), np.float32))
+    refuse_unreadable(tagged, info, Settings(audio="b"), "x.npz")
+    wrong = [
+        (replace(given, visual_encoder="w"), Settings()),
+        (replace(given, audio_encoder="b"), Settings()),
+        (tagged, Settings(audio="a")),
+        (replace(given, times=given.times * 2), Settings()),
+        (replace(given, times=given.times + 1), Settings()),
+    ]
+    for other, settings in wrong:
+        with pytest.raises(UsageError, match=r"x\.npz"):
+            refuse_unreadable(other, info, settings, "x.npz")
 
 
 # ---------------------------------------------------------------- what is lost

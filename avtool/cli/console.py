@@ -216,7 +216,9 @@ class PlainLines(Silence):
             return
         self._next[stage] = (int(share / PLAIN_STEP + 1e-9) + 1) * PLAIN_STEP if share < 1 else float("inf")
         if time.monotonic() >= self._begin:
-            self._console.note(f"{self._name}: {stage} {int(share / PLAIN_STEP + 1e-9) * 10}%  {clock(done)} of {clock(total)}")
+            self._console.note(
+                f"{self._name}: {stage} {int(share / PLAIN_STEP + 1e-9) * 10}%  {clock(done)} of {clock(total)}"
+            )
 
 
 class JsonLines(Silence):

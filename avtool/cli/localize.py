@@ -62,10 +62,10 @@ def localize_all(names: Sequence[str], settings: Settings, output: OutputSetting
     failures = inputs.Failures()
     ready = inputs.admit(names, plans, settings, output, failures)
     if ready:
-        from avtool.session import Session
+        from avtool.session import Session, is_features
 
         with Session(settings) as session:
-            session.load()
+            session.load(media=not all(is_features(one.input) for one in ready))
             console.current().announce(str(session.device), session.title)
             for one in ready:
                 with failures.caught():

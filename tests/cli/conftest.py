@@ -87,7 +87,15 @@ def program(repo: Path, tmp_path: Path) -> Run:
     return call
 
 
+@pytest.fixture(scope="session")
+def good_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An ordinary MP4, encoded once."""
+    return synth.good(tmp_path_factory.mktemp("clip") / "clip.mp4").read_bytes()
+
+
 @pytest.fixture
-def clip(tmp_path: Path) -> Path:
+def clip(tmp_path: Path, good_bytes: bytes) -> Path:
     """A file with a flash at 2 s and a tone at 3 s."""
-    return synth.good(tmp_path / "clip.mp4")
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(good_bytes)
+    return path

@@ -255,6 +255,22 @@ def test_features_as_input_give_the_same_events(avtool: Run, clip: Path, tmp_pat
     assert from_features["media"] == from_media["media"]
 
 
+def test_features_need_neither_decoder_nor_encoders(
+    avtool: Run, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    avtool("extract-features", clip, "-o", tmp_path)
+    monkeypatch.setattr("avtool.session.choose_encoder", lambda *_: pytest.fail("an encoder was loaded"))
+    monkeypatch.setattr("avtool.media.child.DecodeChild.start", lambda _: pytest.fail("a decoder was started"))
+    assert avtool("localize", tmp_path / "clip.features.npz", "-o", "-").code == 0
+
+
+def test_classes_by_name(avtool: Run, clip: Path) -> None:
+    for arguments in (["flash,tone"], ["flash, Tone"], ["flash", "tone"], ["flash,tone", "flash and tone"], ["all"]):
+        flags = [word for classes in arguments for word in ("--classes", classes)]
+        data = avtool("localize", clip, "-o", "-", *flags).json()
+        assert [e["label"] for e in data["results"]["clip"]] == ["flash", "tone"]
+
+
 def test_quiet_says_errors_only(avtool: Run, clip: Path, tmp_path: Path) -> None:
     ran = avtool("localize", clip, "-o", tmp_path / "a", "--quiet")
     assert (ran.code, ran.out, ran.err) == (0, "", "")
