@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
-from avtool.media.clock import Timed
+from avtool.media.clock import Timed, first_tick
 from avtool.media.probe import rotation
 from avtool.media.request import Picture, PictureSpec
 from avtool.timegrid import Grid
 
-HOLD = Fraction(1)  # seconds that a picture stays on screen after its end when nothing follows
+HOLD = 1  # seconds that a picture stays on screen after its end when nothing follows
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 HD_LINES = 720  # untagged material of this height is BT.709
 THIN = 6  # beyond this aspect the picture is cut before it is scaled, so that a thin strip cannot grow huge
@@ -106,54 +104,64 @@ def _centre(pixels: Pixels, limit: int) -> Pixels:
     return pixels[top : top + limit, left : left + limit]
 
 
-@dataclass
 class RowPicker:
     """Assigns to each row the frame on screen at its centre: the last one that appeared before or at it.
 
-    `row` is the next row that is open. A frame stays on screen until the next one; where the stream may have a hole
-    (`gap` of `feed`) at most one second longer than its own length.
+    A frame stays on screen until the next one; where the stream may have a hole (`gap` of `feed`) at most one second
+    longer than its own length. Times are ticks.
     """
 
-    grid: Grid
-    convert: Callable[[VideoFrame], Pixels]
-    row: int
-    stop: int | None  # rows from here on are not wanted
-    end: Fraction = Fraction(0)  # end of the last frame, seconds
-    _held: Timed[VideoFrame] | None = None
-    _pixels: Pixels | None = field(default=None, repr=False)  # of the held frame, once converted
+    def __init__(
+        self, grid: Grid, second: int, convert: Callable[[VideoFrame], Pixels], row: int, stop: int | None
+    ) -> None:
+        """
+        Args:
+            grid: rows.
+            second: ticks.
+            convert: makes the pixels of a frame that is shown.
+            row: the first row that is wanted.
+            stop: rows from here on are not wanted; None: all are.
+        """
+        self.row = row  # the next row that is open
+        self.end = 0  # of the last frame
+        self._grid, self._second, self._convert, self._stop = grid, second, convert, stop
+        self._centre = first_tick(grid.centre(row), second)  # of the open row
+        self._hold = HOLD * second
+        self._held: Timed[VideoFrame] | None = None
+        self._pixels: Pixels | None = None  # of the held frame, once converted
 
     @property
     def done(self) -> bool:
         """No row is left that a later frame could be shown in."""
-        return self.stop is not None and self.row >= self.stop
+        return self._stop is not None and self.row >= self._stop
 
     def feed(self, timed: Timed[VideoFrame], gap: bool) -> Iterator[Picture]:
         """The rows that are certain once this frame is known; frames that run backwards are not shown."""
         held = self._held
         if held is not None and timed.time < held.time:
             return
-        if held is not None:
-            yield from self._show(held, min(timed.time, held.end + HOLD) if gap else timed.time)
-        self._skip_to(timed.time)
+        if held is not None and self._centre < timed.time:
+            yield from self._show(held, min(timed.time, held.end + self._hold) if gap else timed.time)
+        while self._centre < timed.time and not self.done:  # rows without a picture
+            self._next_row()
         self._held, self._pixels = timed, None
         self.end = max(self.end, timed.end)
 
     def finish(self, rows: int) -> Iterator[Picture]:
         """The rows in which the last frame is still shown; the file has `rows` rows."""
         if self._held is not None:
-            self.stop = rows if self.stop is None else min(rows, self.stop)
-            yield from self._show(self._held, self._held.end + HOLD)
+            self._stop = rows if self._stop is None else min(rows, self._stop)
+            yield from self._show(self._held, self._held.end + self._hold)
             self._held = self._pixels = None
 
-    def _show(self, timed: Timed[VideoFrame], until: Fraction) -> Iterator[Picture]:
+    def _show(self, timed: Timed[VideoFrame], until: int) -> Iterator[Picture]:
         """The frame in every open row whose centre lies before `until`."""
-        while not self.done and self.grid.centre(self.row) < until:
+        while not self.done and self._centre < until:
             if self._pixels is None:
-                self._pixels = self.convert(timed.frame)
-            yield Picture(self.row, float(timed.time), self._pixels)
-            self.row += 1
+                self._pixels = self._convert(timed.frame)
+            yield Picture(self.row, timed.time / self._second, self._pixels)
+            self._next_row()
 
-    def _skip_to(self, time: Fraction) -> None:
-        """Leaves the rows before `time` without a picture."""
-        while self.grid.centre(self.row) < time and not self.done:
-            self.row += 1
+    def _next_row(self) -> None:
+        self.row += 1
+        self._centre = first_tick(self._grid.centre(self.row), self._second)

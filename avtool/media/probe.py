@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from time import monotonic
 from typing import Any
@@ -37,7 +37,7 @@ FORMATS = (
 OPEN_SECONDS = 8.0  # longest that opening may wait for the disk
 READ_SECONDS = 30.0  # longest that one packet may take to be read
 LATE_PROBE = {"probesize": "67108864", "analyzeduration": "60000000"}  # 64 MiB, 60 s: for streams that begin late
-NO_HEADER = {"mpegts", "mpeg", "flv", "live_flv", "asf"}  # containers in which a stream may appear anywhere
+NO_HEADER = {"mpegts", "mpeg", "flv", "live_flv"}  # containers in which a stream may appear anywhere
 COUNTS_FROM_ZERO = {"matroska,webm"}  # the declared duration includes the start offset
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}  # the index lists packets, it is not an estimate
 TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
@@ -160,7 +160,7 @@ def open_media(path: str | os.PathLike[str], limits: Limits, audio_track: int | 
         InputError: not a regular file, not readable as media, or over a limit.
         UsageError: there is no such audio track.
     """
-    name = os.path.abspath(os.fspath(path))
+    name = os.path.abspath(os.fsdecode(path))
     status = _regular(name)
     container = _open(name, limits, {})
     try:
@@ -372,8 +372,3 @@ def video_info(stream: VideoStream, picture: VideoFrame | None) -> VideoInfo:
 def audio_info(stream: AudioStream, track: int) -> AudioInfo:
     """Describes a sound track."""
     return AudioInfo(stream.codec_context.name, int(stream.rate or 0), int(stream.channels or 0), track)
-
-
-def with_span(info: MediaInfo, decoded_until: float, analysed_until: float) -> MediaInfo:
-    """`info` after decoding: the decoded span is the duration."""
-    return replace(info, duration=decoded_until, analysed_until=analysed_until)

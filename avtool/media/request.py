@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,20 @@ class DecodeRequest:
     start: Fraction | None = None  # seconds
     end: Fraction | None = None
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def rows(self) -> tuple[int, int | None]:
+        """The rows [first, stop) whose centre lies in [start, end); stop None: to the end of the file."""
+        centre, stride = self.grid.centre(0), self.grid.stride
+        first = 0 if self.start is None else max(0, ceil((self.start - centre) / stride))
+        return first, None if self.end is None else max(first, ceil((self.end - centre) / stride))
+
+    @property
+    def samples(self) -> tuple[int, int | None]:
+        """The samples [first, stop) that lie in [start, end)."""
+        rate = self.sample_rate or 0
+        first = 0 if self.start is None else max(0, round(self.start * rate))
+        return first, None if self.end is None else max(first, round(self.end * rate))
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,20 +49,25 @@ class Resampler:
         )
         self._graph.link_nodes(*nodes)
         self._graph.configure()
-        self._samples = 0  # put in
+        self._size, self._rates = size, (frame.sample_rate, rate)
+        self._put = self._got = 0  # samples
 
     def feed(self, frame: AudioFrame | None) -> Iterator[Samples]:
         """What is ready after one more frame; None ends the sound."""
         if frame is not None:
-            frame.pts = self._samples  # time is kept outside
-            self._samples += frame.samples
+            frame.pts = self._put  # time is kept outside
+            self._put += frame.samples
         self._source.push(frame)
+        source, target = self._rates
+        if frame is not None and self._put * target < (self._got + self._size) * source:
+            return  # asking costs more than resampling
         while True:
             try:
-                out = self._sink.pull()
+                samples = self._sink.pull().to_ndarray()[0]  # type: ignore[attr-defined]
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            yield _clean(out.to_ndarray()[0])  # type: ignore[attr-defined]
+            self._got += len(samples)
+            yield _clean(samples)
 
 
 def source_format(frame: AudioFrame) -> tuple[int, str, str]:
@@ -116,16 +121,19 @@ class Tape:
 
 
 class Recorder:
-    """Resamples timed frames and lays them on a `Tape`.
+    """Resamples timed frames and lays them on a `Tape`. Times are ticks.
 
     Frames that follow each other within the tolerance form a run with one resampler; a change of format, a gap or an
     overlap starts a new run at the frame's own time.
     """
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, second: int) -> None:
         self.tape = tape
-        self.end = Fraction(0)  # of the sound laid down, seconds
-        self.silenced = Fraction(0)  # seconds of silence put into holes
+        self.end = 0  # of the last frame
+        self.until = 0  # of the sound laid down
+        self.silenced = 0  # put into holes
+        self._second = second
+        self._tolerance, self._slip = int(TOLERANCE * second), int(SLIP * second)
         self._resampler: Resampler | None = None
         self._index = 0  # where the resampler's next sample belongs
         self._off = 0  # frames in a row beyond the tolerance
@@ -140,17 +148,22 @@ class Recorder:
         if frame.sample_rate < SLOWEST or not frame.samples:
             return
         late = timed.time - self.end
-        self._off = self._off + 1 if abs(late) > TOLERANCE else 0
-        lost = self._resampler is None or abs(late) > SLIP or self._off > PATIENCE or (damaged and self._off > 0)
+        self._off = self._off + 1 if abs(late) > self._tolerance else 0
+        lost = self._resampler is None or abs(late) > self._slip or self._off > PATIENCE or (damaged and self._off > 0)
         if lost or (self._resampler is not None and self._resampler.format != source_format(frame)):
             yield from self.finish()
             self._resampler = Resampler(frame, self.tape.rate)
             if lost:
-                self.silenced += max(Fraction(0), late)
+                self.silenced += max(0, late)
                 self.end = timed.time
-            self._index, self._off = round(self.end * self.tape.rate), 0
-        self.end += Fraction(frame.samples, frame.sample_rate)
+            self._index, self._off = round(Fraction(self.end * self.tape.rate, self._second)), 0
+        self.end += frame.samples * self._second // frame.sample_rate
+        self.until = max(self.until, self.end)
         yield from self._lay(frame)
+
+    def passed(self, end: int) -> None:
+        """Notes sound up to `end` that is not wanted."""
+        self.end = self.until = max(self.until, end)
 
     def finish(self) -> Iterator[Sound]:
         """What the resampler still holds."""

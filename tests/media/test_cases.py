@@ -61,7 +61,8 @@ def outcome(items: Iterable[Item]) -> Outcome:
     rows: list[tuple[int, float]] = []
     power: list[float] = []
     rest = np.zeros(0, np.float32)
-    report, position, checksum = None, 0, hashlib.sha256()
+    report, position = None, 0
+    seen, heard = hashlib.sha256(), hashlib.sha256()  # how the two interleave may differ
     try:
         for item in items:
             assert report is None, "something came after the report"
@@ -69,12 +70,12 @@ def outcome(items: Iterable[Item]) -> Outcome:
                 assert not rows or item.row > rows[-1][0]
                 assert item.pixels.dtype == np.uint8 and not item.pixels.flags.writeable
                 rows.append((item.row, float(item.pixels[item.pixels.shape[0] // 2 :].mean())))
-                checksum.update(f"{item.row} {item.time} {item.pixels.shape}".encode() + item.pixels.tobytes())
+                seen.update(f"{item.row} {item.time} {item.pixels.shape}".encode() + item.pixels.tobytes())
             elif isinstance(item, Sound):
                 assert item.start == position and 0 < len(item.samples) <= RATE
                 assert item.samples.dtype == np.float32 and np.isfinite(item.samples).all()
                 position += len(item.samples)
-                checksum.update(item.samples.tobytes())
+                heard.update(item.samples.tobytes())
                 rest = np.concatenate([rest, item.samples])
                 while len(rest) >= ROW:
                     power.append(float((rest[:ROW] ** 2).mean()))
@@ -83,11 +84,12 @@ def outcome(items: Iterable[Item]) -> Outcome:
                 report = item
     except InputError as error:
         assert error.what and error.why, "an error says what and why"
-        return Outcome(None, f"{error.what} | {error.why}", None, None, checksum.hexdigest())
+        return Outcome(None, f"{error.what} | {error.why}", None, None, seen.hexdigest() + heard.hexdigest())
     flash = max(rows, key=lambda r: r[1], default=(0, 0.0))
     loudest = int(np.argmax(power)) if power else 0
+    checksum = seen.hexdigest() + heard.hexdigest()
     tone = loudest if power and power[loudest] > LOUD else None
-    return Outcome(report, "", flash[0] if flash[1] > BRIGHT else None, tone, checksum.hexdigest())
+    return Outcome(report, "", flash[0] if flash[1] > BRIGHT else None, tone, checksum)
 
 
 def request(case: Case) -> DecodeRequest:

@@ -6,25 +6,27 @@ from fractions import Fraction
 
 import pytest
 
-from avtool.media.clock import Clock
+from avtool.media.clock import Clock, Ticks, first_tick
 
-TICK = Fraction(1, 25)
+SECOND = 1_000_000
+TICK = SECOND // 25
 
 
 def placed(
     times: list[float | None], declared: float | None = 100, forward: bool = False, origin: float = 0
 ) -> tuple[list[float], list[tuple[float, float, bool]]]:
     """Places in seconds, rounded, in the order of the frames; and the jumps."""
+    second = SECOND
     clock: Clock[int] = Clock(
-        Fraction(origin), None if declared is None else Fraction(declared), forward, TICK, 48 * 3600
+        second, None if declared is None else int(declared * second), forward, TICK, 48 * 3600 * second
     )
-    out = []
+    ticks, out = Ticks(Fraction(1, 1000), Fraction(origin)), []
     for number, time in enumerate(times):
-        out += clock.place(number, None if time is None else Fraction(time).limit_denominator(1000), TICK)
+        out += clock.place(number, None if time is None else ticks.place(round(time * 1000)), TICK)
     out += clock.flush()
     assert [t.frame for t in out] == list(range(len(times))), "a frame was lost or out of order"
-    jumps = [(round(float(j.at), 3), round(float(j.to), 3), j.believed) for j in clock.jumps]
-    return [round(float(t.time), 3) for t in out], jumps
+    jumps = [(round(j.at / second, 3), round(j.to / second, 3), j.believed) for j in clock.jumps]
+    return [round(t.time / second, 3) for t in out], jumps
 
 
 def test_regular_times_are_kept() -> None:
@@ -93,8 +95,21 @@ def test_small_steps_back_are_kept() -> None:
     assert placed([0.0, 0.5, 0.25, 0.75]) == ([0.0, 0.5, 0.25, 0.75], [])
 
 
-@pytest.mark.parametrize("length", [Fraction(36_000), Fraction(200)])
-def test_a_length_past_the_end_is_not_meant(length: Fraction) -> None:
-    clock: Clock[int] = Clock(Fraction(0), Fraction(100), True, TICK, 48 * 3600)
-    (timed,) = clock.place(0, Fraction(0), length)
+@pytest.mark.parametrize("seconds", [36_000, 200])
+def test_a_length_past_the_end_is_not_meant(seconds: int) -> None:
+    clock: Clock[int] = Clock(SECOND, 100 * SECOND, True, TICK, 48 * 3600 * SECOND)
+    (timed,) = clock.place(0, 0, seconds * SECOND)
     assert timed.length == TICK
+
+
+@pytest.mark.parametrize("unit", [Fraction(1, 90_000), Fraction(1001, 30_000), Fraction(1, 44_100), Fraction(3)])
+@pytest.mark.parametrize("origin", [Fraction(0), Fraction(-2_040_000, 10**6), Fraction(1_433_333, 10**6)])
+def test_ticks_are_exact(unit: Fraction, origin: Fraction) -> None:
+    ticks = Ticks(unit, origin)
+    for pts in (-7, 0, 1, 12_345, 2**33):
+        assert ticks.seconds(ticks.place(pts)) == pts * unit - origin
+        assert ticks.seconds(ticks.length(pts)) == pts * unit
+
+
+def test_the_first_tick_of_a_time() -> None:
+    assert [first_tick(Fraction(n, 3), 10) for n in (0, 1, 2, 3)] == [0, 4, 7, 10]

@@ -23,6 +23,8 @@ MUTANTS = int(os.environ.get("AVTOOL_MUTANTS", "300"))
 SEED = int(os.environ.get("AVTOOL_SEED", "20261121"))
 SECONDS = 30.0  # longest that one file may take
 MEMORY = 1536 << 20  # bytes of address space beyond what the child starts with is far less
+BLOCK = 100  # mutants of one test
+SIGNS = ("crashed", "did nothing", "killed", "without an answer")  # words of a child that died
 REQUEST = DecodeRequest(PictureSpec(short=48), 16_000)
 SHORT = {"seconds": 1.5}
 
@@ -81,28 +83,30 @@ def verdict(child: DecodeChild, path: Path) -> str:
     return "ok"
 
 
-def test_mutants(tmp_path: Path) -> None:
-    material, generator = list(seeds(tmp_path)), random.Random(SEED)
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return list(seeds(tmp_path_factory.mktemp("seeds")))
+
+
+@pytest.mark.parametrize("block", range(-(-MUTANTS // BLOCK)))
+def test_mutants(block: int, material: list[bytes], tmp_path: Path) -> None:
+    generator = random.Random(f"{SEED}-{block}")
     crashes, slowest, refused = [], 0.0, 0
     with DecodeChild(stall_seconds=SECONDS, memory_bytes=MEMORY) as child:
-        for number in range(MUTANTS):
-            data = mutated(generator.choice(material), generator)
+        for number in range(BLOCK):
             path = tmp_path / f"mutant-{number}.mp4"
-            path.write_bytes(data)
+            path.write_bytes(mutated(generator.choice(material), generator))
             begin = time.monotonic()
             why = verdict(child, path)
             taken = time.monotonic() - begin
             slowest, refused = max(slowest, taken), refused + (why != "ok")
-            if (
-                any(word in why for word in ("crashed", "did nothing", "killed", "without an answer"))
-                or taken > SECONDS
-            ):
+            if taken > SECONDS or any(sign in why for sign in SIGNS):
                 crashes.append((number, why, taken))
             else:
                 path.unlink()
-    print(f"{MUTANTS} mutants, seed {SEED}: {refused} refused, slowest {slowest:.2f} s")  # noqa: T201
+    print(f"seed {SEED}-{block}: {BLOCK} mutants, {refused} refused, slowest {slowest:.2f} s")  # noqa: T201
     assert not crashes, f"kept in {tmp_path}: {crashes}"
-    assert 0 < refused < MUTANTS
+    assert 0 < refused < BLOCK
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 16, 100, 1000])

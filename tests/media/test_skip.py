@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import avtool.media.decoding as decoding
+import avtool.media.tracks as tracks
 from avtool.media.decoding import decode
 from avtool.media.request import DecodeReport, DecodeRequest, Picture, PictureSpec
 from avtool.media.skip import Drain, Feed, Planner, SkipFailed, Step, rows_between
@@ -222,8 +223,8 @@ def test_synthetic_files(synthetic: tuple[str, Path], grid: Grid, monkeypatch: p
 def test_little_is_decoded_of_a_file_with_few_wanted_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mp4", Video(seconds=20, gop=10), Audio(seconds=20))
     fed = []
-    original = decoding.Decoder.decode
-    monkeypatch.setattr(decoding.Decoder, "decode", lambda self, p: (fed.append(p), original(self, p))[1])
+    original = tracks.Decoder.decode
+    monkeypatch.setattr(tracks.Decoder, "decode", lambda self, p: (fed.append(p), original(self, p))[1])
     _, count = result(path, Grid(Fraction(5), Fraction(5)), skip=True)
     assert count == 4 and len(fed) < 70  # of 500
 
