@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avtool.errors import InputError
@@ -88,6 +88,7 @@ scores = st.integers(0, 10_000).map(lambda s: s / 10_000)
 events = st.lists(st.builds(Event, times, times, st.text(max_size=20), scores), max_size=5).map(tuple)
 
 
+@settings(deadline=None)
 @given(events, events, st.none() | scores, st.integers(0, 9))
 def test_round_trip(found: tuple[Event, ...], candidates: tuple[Event, ...], best: float | None, count: int) -> None:
     timeline = make_timeline(events=found, candidates=candidates, best_score=best, heard_only=count)

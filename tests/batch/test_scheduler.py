@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avtool.batch.plan import Job, longest_first
@@ -53,6 +53,7 @@ def test_the_longest_first() -> None:
     assert [j.name for j in longest_first([job("z", 0.0), job("y", 5.0)])] == ["y", "z"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fine", "fails", "dies", "dies once", "node lost"]), max_size=12), st.integers(1, 4))
 def test_every_job_ends_in_exactly_one_record(fates: list[str], slots: int) -> None:
     lost: set[str] = set()

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pysubs2
 import pytest
 import webvtt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avtool.formats.subtitles import cues, plain, srt
@@ -82,6 +82,7 @@ times = st.integers(0, 20).map(float)
 events = st.lists(st.builds(Event, times, times, st.sampled_from("abc"), st.floats(0, 1)), max_size=8)
 
 
+@settings(deadline=None)
 @given(events)
 def test_at_every_moment_the_cue_lists_exactly_the_active_events(found: list[Event]) -> None:
     shown = cues(found)
