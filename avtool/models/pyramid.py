@@ -14,7 +14,7 @@ from avtool import weights
 from avtool.errors import UsageError, WeightsError
 from avtool.features.store import Features
 from avtool.models.additive import normalise
-from avtool.models.loco import LoCo, LoCoConfig
+from avtool.models.loco import LoCo, LoCoConfig, LoCoOutput
 from avtool.models.points import PyramidLevel
 from avtool.models.zoo import ModelInfo, WindowOutput
 
@@ -25,6 +25,24 @@ SIDES = ("visual", "audio")
 def standardise(x: Floats, mean: Floats, scale: Floats) -> Floats:
     """Rows of unit length times the root of their dimension, so that a value is about 1: (..., D) -> (..., D)."""
     return normalise(x, mean, scale) * np.float32(x.shape[-1] ** 0.5)
+
+
+def pyramid_levels(output: LoCoOutput, present: npt.NDArray[np.bool_]) -> tuple[PyramidLevel, ...]:
+    """The pyramid of a batch of one as arrays; points where nothing was seen or heard are masked.
+
+    Args:
+        output: of LoCo.
+        present: (T,) rows that were both seen and heard.
+    """
+    return tuple(
+        PyramidLevel(
+            logits[0].float().cpu().numpy(),
+            offsets[0].float().cpu().numpy().reshape(logits.shape[1], -1, 2),
+            present[:: 2**k][: logits.shape[1]],
+            2**k,
+        )
+        for k, (logits, offsets) in enumerate(zip(output.logits, output.offsets, strict=True))
+    )
 
 
 class LoCoLocalizer:
@@ -72,15 +90,7 @@ class LoCoLocalizer:
         with torch.inference_mode():
             output = self.network(inputs[0].to(device), inputs[1].to(device), mask)
         present = part.seen & part.heard
-        levels = tuple(
-            PyramidLevel(
-                logits[0].float().cpu().numpy(),
-                offsets[0].float().cpu().numpy().reshape(logits.shape[1], -1, 2),
-                present[:: 2**k][: logits.shape[1]],
-                2**k,
-            )
-            for k, (logits, offsets) in enumerate(zip(output.logits, output.offsets, strict=True))
-        )
+        levels = pyramid_levels(output, present)
         curve = (1 / (1 + np.exp(-levels[0].logits))).astype(np.float32) * present[:, None]
         nothing = np.zeros_like(curve)  # a joint network has no opinion of one medium alone
         return WindowOutput(start, stop, curve, nothing, nothing, levels=levels)
