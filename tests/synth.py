@@ -503,36 +503,52 @@ def _wild_time(folder: Path) -> Path:
         count, delta = struct.unpack_from(">II", data, at + 16)
         ticks = timescale(path, 0) * 36_000
         table = struct.pack(">IIIIIII", 3, 100, delta, 1, ticks, count - 101, delta)
-        return _grow(data, at, table)
+        return _with_table(data, (b"mdia", b"minf", b"stbl"), b"stts", table)
 
     return patch(path, change)
 
 
-def _grow(data: bytearray, at: int, table: bytes) -> bytes:
-    """Replaces the stts entries of the first track, and moves the chunk offsets along."""
-    old = struct.unpack_from(">I", data, at)[0]
-    body = bytes(data[at + 4 : at + 12]) + table
-    extra = len(body) + 4 - old
-    for box in ((b"moov",), (b"moov", b"trak")):
-        outer, size = find(data, *box)
-        struct.pack_into(">I", data, outer, size + extra)
-    outer = find_outer(data, at, (b"mdia", b"minf", b"stbl"), extra)
-    fresh = bytearray(data[:at] + struct.pack(">I", len(body) + 4) + body + data[at + old :])
-    for track in range(2):
-        stco, _ = find(fresh, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco", nth=track)
-        for i in range(struct.unpack_from(">I", fresh, stco + 12)[0]):
-            place = stco + 16 + 4 * i
-            struct.pack_into(">I", fresh, place, struct.unpack_from(">I", fresh, place)[0] + extra)
-    assert outer
+def _with_table(data: bytearray, outer: Sequence[bytes], kind: bytes, body: bytes, nth: int = 0) -> bytes:
+    """Replaces the entries of a table (count and rows) of the nth track; moves chunk offsets along."""
+    at, size = find(data, b"moov", b"trak", *outer, kind, nth=nth)
+    fresh_size = 12 + len(body)
+    extra = fresh_size - size
+    for depth in range(len(outer) + 2):
+        box, old = find(data, *(b"moov", b"trak", *outer)[: depth + 1], nth=0 if depth == 0 else nth)
+        struct.pack_into(">I", data, box, old + extra)
+    fresh = bytearray(data[:at] + struct.pack(">I", fresh_size) + data[at + 4 : at + 12] + body + data[at + size :])
+    if data.index(b"mdat") > at:
+        for track in range(data.count(b"stco")):
+            stco, _ = find(fresh, b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stco", nth=track)
+            for place in range(stco + 16, stco + 16 + 4 * struct.unpack_from(">I", fresh, stco + 12)[0], 4):
+                struct.pack_into(">I", fresh, place, struct.unpack_from(">I", fresh, place)[0] + extra)
     return bytes(fresh)
 
 
-def find_outer(data: bytearray, at: int, kinds: Sequence[bytes], extra: int) -> int:
-    """Grows the boxes of the given kinds that lie right before `at`, innermost last; gives how many."""
-    for kind in kinds:
-        place = data.rindex(kind, 0, at) - 4
-        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + extra)
-    return len(kinds)
+@case("edit_trim_end", seconds=3.8)
+def _edit_trim_end(folder: Path) -> Path:
+    path = write(folder / "a.mp4")
+    for track in (0, 1):
+        edit(path, track, 0, 1200)
+    return path
+
+
+@case("edit_reorder", seconds=5.0, flash=FLASH + 2.5, tone=TONE - 2.5, may=["timestamps_jump"])
+def _edit_reorder(folder: Path) -> Path:
+    """Two edits: the second half of the film comes first."""
+    path = good(folder / "a.mp4")
+    for track in (0, 1):
+        ticks = timescale(path, track)
+
+        def change(data: bytearray, ticks: int = ticks, track: int = track) -> bytes:
+            at, _ = find(data, b"moov", b"trak", b"edts", b"elst", nth=track)
+            shift = struct.unpack_from(">i", data, at + 20)[0]
+            halves = ((2500, shift + ticks * 5 // 2), (2500, shift))
+            rows = b"".join(struct.pack(">IiI", length, start, 0x10000) for length, start in halves)
+            return _with_table(data, (b"edts",), b"elst", struct.pack(">I", 2) + rows, track)
+
+        patch(path, change)
+    return path
 
 
 @case("mkv_wild_cluster", may=["timestamps_jump", "damaged_packets", "lost_span", "damaged_container"], seconds=5.0)

@@ -110,9 +110,12 @@ class Media:
         entries = stream.index_entries
         if self.format not in INDEXED or (self.format == "avi" and stream.type != "video"):
             return None
-        if stream.time_base is None or not len(entries):
+        last = len(entries) - 1
+        while last >= 0 and entries[last].is_discard:  # an edit list cuts it off
+            last -= 1
+        if stream.time_base is None or last < 0:
             return None
-        return entries[-1].timestamp * stream.time_base - self.origin
+        return entries[last].timestamp * stream.time_base - self.origin
 
     def info(self, picture: VideoFrame | None = None) -> MediaInfo:
         """What is known without decoding more than one `picture`."""

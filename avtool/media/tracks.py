@@ -157,7 +157,7 @@ class Track:
         if self.health.failed > failed:
             self.health.hurt.append(start)
         end = start + self.ticks.length(packet.duration or 0)
-        if end > self._packets_until and self.clock.plausible(end):
+        if end > self._packets_until and not packet.is_discard and self.clock.plausible(end):
             self._packets_until = end
         return frames
 
