@@ -20,7 +20,7 @@ class Grid:
     stride: Fraction = Fraction(1, 2)
 
     def count(self, duration: float | Fraction) -> int:
-        """Rows of a file of `duration` seconds: a tail of half a stride gets a row, a file that is not empty at least one."""
+        """Rows of a file of `duration` seconds: half a stride at the end gets a row, as does any file with content."""
         if duration <= 0:
             return 0
         rows = (Fraction(duration) - self.segment) / self.stride + 1

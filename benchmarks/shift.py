@@ -83,10 +83,8 @@ def main() -> None:
             timelines.append([replace(e, start=e.start + rows * SEGMENT, end=e.end + rows * SEGMENT) for e in events])
     far = [[e for e in events if e.start >= margin] for events in timelines]
     shares = [kept(far[0], other) for other in far[1:]]
-    print(
-        f"{info.name}: {whole.rows * SEGMENT:.0f} s, {len(far[0])} events; window {info.window}, hop {info.hop} segments"
-    )
-    print("kept at each shift, %:", " ".join(f"{100 * s:.0f}" for s in shares))
+    print(f"{info.name}: {whole.rows * SEGMENT:.0f} s, {len(far[0])} events; window {info.window}, hop {info.hop} rows")
+    print("kept at each shift, %:", *(f"{100 * s:.0f}" for s in shares))
     print(f"mean {100 * np.mean(shares):.1f} %, worst {100 * min(shares):.1f} %")
 
 
