@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -66,7 +68,18 @@ class Features:
         return replace(self, **cut)  # type: ignore[arg-type]
 
 
-_ARRAYS = ("visual", "audio", "visual_tags", "audio_tags", "seen", "heard", "times")
+# array -> (numpy's kind of its type, numbers of dimensions)
+_FORMS = {
+    "visual": ("f", (2, 4)),
+    "audio": ("f", (2,)),
+    "visual_tags": ("f", (2,)),
+    "audio_tags": ("f", (2,)),
+    "seen": ("b", (1,)),
+    "heard": ("b", (1,)),
+    "times": ("f", (2,)),
+}
+_ARRAYS = tuple(_FORMS)
+_UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError, RuntimeError, zlib.error)
 
 
 def save_npz(features: Features, path: Path) -> None:
@@ -97,13 +110,14 @@ def load_npz(path: Path) -> Features:
         InputError: not such a file, or its arrays do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             about = json.loads(str(archive["about"]))
             arrays: dict[str, Any] = {name: archive.get(name) for name in _ARRAYS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise _foreign(path, "its format mark is missing")
+    _check_forms(path, arrays)
     _check_rows(path, arrays)
     try:
         media = _media(about["media"])
@@ -122,22 +136,35 @@ def load_npz(path: Path) -> Features:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
 
 
-def _check_rows(path: Path, arrays: Mapping[str, Any]) -> None:
+def _check_forms(path: Path, arrays: Mapping[str, Any]) -> None:
     if any(arrays[name] is None for name in ("seen", "heard", "times")):
         raise _foreign(path, "it lacks seen, heard or times")
+    for name, (kind, ranks) in _FORMS.items():
+        value = arrays[name]
+        if value is not None and not (
+            isinstance(value, np.ndarray) and value.dtype.kind == kind and value.ndim in ranks
+        ):
+            raise _foreign(path, f"{name} is no array of the kind and shape it should be")
+
+
+def _check_rows(path: Path, arrays: Mapping[str, Any]) -> None:
     rows = len(arrays["times"])
     wrong = [name for name in _ARRAYS if arrays[name] is not None and len(arrays[name]) != rows]
     if arrays["times"].shape != (rows, 2) or wrong:
         raise _foreign(path, f"row counts differ: {', '.join(wrong) or 'times'}")
-    for name in ("visual", "audio", "visual_tags", "audio_tags"):
-        if arrays[name] is not None and not np.isfinite(arrays[name]).all():
+    for name, (kind, _) in _FORMS.items():
+        if kind == "f" and arrays[name] is not None and not np.isfinite(arrays[name]).all():
             raise _foreign(path, f"{name} holds NaN or infinity")
 
 
 def _media(table: dict[str, Any]) -> MediaInfo:
     video = VideoInfo(**table["video"]) if table["video"] else None
     audio = AudioInfo(**table["audio"]) if table["audio"] else None
-    return MediaInfo(**{**table, "video": video, "audio": audio})
+    media = MediaInfo(**{**table, "video": video, "audio": audio})
+    numbers = (media.bytes, media.mtime_ns, media.duration, media.analysed_until)
+    if not isinstance(media.path, str) or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        raise ValueError("what it says of its media is no path and no numbers")
+    return media
 
 
 def _foreign(path: Path, why: str) -> InputError:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from avtool import weights
+from avtool.errors import WeightsError
 from avtool.features import logmel
 from avtool.features.encoders import mini
 from avtool.features.encoders.mini import Mini, MiniConfig, fuse
+from avtool.files import printable
 from avtool.media.request import PictureSpec
 
 MINI_LICENCE = "see the model card: distilled partly from material under non-commercial terms"
@@ -53,21 +55,41 @@ def _mini(name: str, config: MiniConfig, device: torch.device) -> tuple[Mini, st
 
 
 def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -> Mini:
-    """A fused network; the head that imitated the teacher's embedding is not shipped."""
+    """A fused network; the head that imitated the teacher's embedding is not shipped.
+
+    Raises:
+        WeightsError: the tensors are not those of the network.
+    """
     model = Mini(config)
-    model.load_state_dict(state, strict=False)
+    needed = {name: value.shape for name, value in model.state_dict().items() if not _unused(name)}
+    given = {name: value for name, value in state.items() if not _unused(name)}
+    wrong = sorted(n for n in needed.keys() | given.keys() if n not in given or needed.get(n) != given[n].shape)
+    if wrong:
+        raise WeightsError("these weights are not those of the network 'mini'", f"tensor {wrong[0]}", "avtool weights verify")
+    model.load_state_dict(given, strict=False)
     fused = fuse(model.eval()).to(device)
     return fused.to(memory_format=torch.channels_last) if config.inputs == 3 else fused  # type: ignore[call-overload]
 
 
+def _unused(name: str) -> bool:
+    return name.startswith("imitate.") or name.endswith("num_batches_tracked")
+
+
 def mini_pair(folder: Path | None, device: torch.device) -> tuple[Encoder, Encoder]:
     """The mini encoders with a folder's weights (`visual-NAME`, `audio-NAME`.safetensors), or random ones."""
-    files = [next(folder.glob(f"{m}-*.safetensors")) for m in ("visual", "audio")] if folder else []
+    files = [_checkpoint(folder, m) for m in ("visual", "audio")] if folder else []
     states = [weights.load_safetensors(f, accept_unpinned=True).tensors for f in files] or [
         calibrated(c) for c in (mini.VISUAL, mini.AUDIO)
     ]
     visual, audio = (_ready(s, c, device) for s, c in zip(states, (mini.VISUAL, mini.AUDIO), strict=True))
     return _visual_encoder(visual, ""), _audio_encoder(audio, "")
+
+
+def _checkpoint(folder: Path, modality: str) -> Path:
+    found = sorted(f for f in folder.glob(f"{modality}-*.safetensors") if f.stem.count(".") == 0)
+    if not found:
+        raise WeightsError(f"no {modality}-*.safetensors in {printable(folder)}")
+    return found[0]
 
 
 def calibrated(config: MiniConfig) -> dict[str, Tensor]:
