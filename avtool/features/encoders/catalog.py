@@ -65,7 +65,9 @@ def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -
     given = {name: value for name, value in state.items() if not _unused(name)}
     wrong = sorted(n for n in needed.keys() | given.keys() if n not in given or needed.get(n) != given[n].shape)
     if wrong:
-        raise WeightsError("these weights are not those of the network 'mini'", f"tensor {wrong[0]}", "avtool weights verify")
+        raise WeightsError(
+            "these weights are not those of the network 'mini'", f"tensor {wrong[0]}", "avtool weights verify"
+        )
     model.load_state_dict(given, strict=False)
     fused = fuse(model.eval()).to(device)
     return fused.to(memory_format=torch.channels_last) if config.inputs == 3 else fused  # type: ignore[call-overload]
