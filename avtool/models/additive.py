@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 
 from avtool import weights
-from avtool.errors import UsageError, WeightsError
+from avtool.errors import UsageError
 from avtool.features.store import Features
 from avtool.models.zoo import ModelInfo, WindowOutput
+from avtool.tensorfiles import check_shapes
 
 Floats = npt.NDArray[np.float32]
 CLIP = 6.0  # deviations beyond which a feature says no more
@@ -167,6 +168,17 @@ class Additive:
         return cls(side("visual"), side("audio"), judge("both"), judge("ear"), judge("eye"))
 
 
+def shapes(visual: int, audio: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of `Additive.tensors`, for embeddings of these lengths."""
+    out: dict[str, tuple[int, ...]] = {}
+    for side, size in (("visual", visual), ("audio", audio)):
+        out |= {f"{side}.mean": (size,), f"{side}.scale": (size,), f"{side}.weight": (size, classes)}
+        out |= {f"{side}.bias": (classes,), f"{side}.sharpness": (1,)}
+    for judge in ("both", "ear", "eye"):
+        out |= {f"{judge}.weight": (EVIDENCE,), f"{judge}.bias": (1,)}
+    return out
+
+
 class AdditiveLocalizer:
     """An Additive network behind the interface of the zoo."""
 
@@ -181,16 +193,11 @@ class AdditiveLocalizer:
         Raises:
             WeightsError: the file is missing, damaged, or not such a network.
         """
-        try:
-            network = Additive.from_tensors(weights.load(file))
-        except KeyError as error:
-            raise WeightsError(f"{file.name} is not an additive localizer", f"{error} is missing") from None
-        if network.visual.weight.shape[1] != len(info.vocabulary):
-            raise WeightsError(
-                f"{file.name} has {network.visual.weight.shape[1]} classes",
-                f"its description has {len(info.vocabulary)}",
-            )
-        return cls(info, network)
+        tensors = weights.load(file)
+        sizes = [tensors[name].numel() if name in tensors else 0 for name in ("visual.mean", "audio.mean")]
+        expected = shapes(sizes[0], sizes[1], len(info.vocabulary))
+        check_shapes(file, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected)
+        return cls(info, Additive.from_tensors(tensors))
 
     def run(self, features: Features, start: int, stop: int) -> WindowOutput:
         """See zoo.Localizer.

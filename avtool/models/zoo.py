@@ -137,7 +137,8 @@ def load(name: str | None, device: torch.device) -> Localizer:
 def find(name: str) -> tuple[ModelInfo, Path | None]:
     """What is known about a model, and its weights file; see `load`."""
     if name.endswith(".safetensors") or os.sep in name:
-        return _read_spec(Path(name).with_suffix(".toml"), Path(name))
+        file = Path(name)
+        return _read_spec(file.parent / f"{file.stem}.toml", file)
     models = {info.name: (info, file) for info, file in _installed()}
     if name not in models:
         raise UsageError(
@@ -176,7 +177,9 @@ def _read_spec(spec: Path, file: Path) -> tuple[ModelInfo, Path]:
             weights={file.name: table.pop("sha256")},
             **table,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not (0 < info.hop <= info.window and min(info.grid.stride, info.grid.segment) > 0):
+            raise ValueError("its windows or segments have no length")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise WeightsError(
             f"{printable(spec)} does not describe a localizer",
             f"{type(error).__name__}: {error}".splitlines()[0],
