@@ -42,7 +42,7 @@ TIER_AP = 0.3  # out-of-fold average precision from which a class is in the defa
 TIER_TIOU = 0.3
 FALSE_ALARMS = 0.02  # share of the clips of other classes in which a class may fire
 SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
-LOWEST, HIGHEST = 0.1, 0.95  # thresholds stay inside
+LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
 FOLD_SEEDS = (0, 1, 2)
 SCENE_SECONDS = 10.0
 KINDS = ("kept", "heard only", "seen only")
@@ -66,7 +66,7 @@ def fit_on(visual: Items, audio: Items, bank: tuple[Items, Items] | None, config
     count = len(visual.x)
     if bank:
         visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
-    return fit(visual, audio, teaching_pairs(visual, audio, count, np.random.default_rng(seed)), config)
+    return fit(visual, audio, teaching_pairs(visual, audio, count, np.random.default_rng(seed)), config, count)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def rates(answers: Sequence[Trial], thresholds: Mapping[int, float] | Floats, wh
 
 def choose_thresholds(answers: Sequence[Trial], which: int = 0) -> dict[int, float]:
     """For each class the threshold with the best worst of keeping and rejecting; few scenes lean on all of them."""
-    levels = np.linspace(LOWEST, HIGHEST, 86)
+    levels = np.linspace(LOWEST, HIGHEST, 94)
 
     def right(chosen: Sequence[Trial]) -> tuple[Floats, Floats]:
         hits, counts = np.zeros((len(KINDS), len(levels))), np.zeros((len(KINDS), 1))
