@@ -165,7 +165,7 @@ def fit_medium(items: Items, clips: int, config: FitConfig) -> Fitted:
     """One map out of two: of the real clips, and of the composed scenes for the classes that these show.
 
     Few clips and many scenes do not share a regression: the scenes' classes would drown the others. Both maps are
-    """Three numbers that balance both maps: their sharpness and the offset of the scenes' classes; by cross-entropy."""
+    fitted apart; two sharpnesses and an offset of the scenes' classes balance them on left-out rows.
 
     Args:
         items: the first `clips` are real, the rest composed; only real ones give an ordinary ridge regression.
