@@ -180,7 +180,7 @@ def fit_medium(items: Items, clips: int, config: FitConfig) -> Fitted:
         return Fitted(Side(side.mean, side.scale, side.weight, side.bias, factor), found.loo * factor)
     scale, scenes = scales(real), items.take(np.arange(clips, len(items.x)))
     first, second = fit_side(real, config.ridge, scale), fit_side(scenes, config.scene_ridge, scale)
-    shown = scenes.labels.any((0, 1))
+    shown = np.asarray(scenes.labels.any((0, 1)))
     own = np.concatenate([first.loo, first.side.votes(scenes.x)])  # votes of the map of the clips
     other = np.concatenate([second.side.votes(real.x), second.loo]) * shown
     sharp, sharper, offset = _balance(own, other, shown, items, clips, config.real_share)
