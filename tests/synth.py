@@ -710,6 +710,14 @@ def _appears_late_flv(folder: Path) -> Path:
 case("one_picture", "ok", "no_audio_stream", flash=None, tone=None)(
     lambda d: write(d / "a.mp4", Video(times=[0.0], flash=None))
 )
+case(
+    "two_pictures_40_hours_apart",
+    "ok",
+    "no_audio_stream",
+    "declared_duration_wrong",
+    may=["timestamps_jump"],
+    **NOTHING,
+)(lambda d: write(d / "a.mkv", Video(times=[0.0, 1.0, 140_000.0], flash=None)))
 case("one_picture_long_sound", seconds=5.0, flash=None)(lambda d: write(d / "a.mp4", Video(times=[0.0]), Audio()))
 case("one_packet_of_sound", "ok", "no_video_stream", flash=None, tone=None)(
     lambda d: write(d / "a.wav", Audio("pcm_s16le", seconds=0.01))

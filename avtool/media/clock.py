@@ -84,7 +84,7 @@ class Clock(Generic[Frame]):
             declared: what the container claims to last, if it does.
             trusts_forward: whether a plausible jump forward needs no confirmation (long still pictures).
             usual: how long a frame lasts, where its own length cannot be meant.
-            longest: no file is longer.
+            longest: a jump does not lead further.
         """
         self.jumps: list[Jump] = []
         self._step_limit, self._slack = STEP * second, SLACK * second
@@ -109,7 +109,7 @@ class Clock(Generic[Frame]):
             latest = self.last + self._undeclared
         else:
             latest = max(self._declared, self.last) + self._slack
-        return -self._slack <= time <= min(latest, self._longest)
+        return -self._slack <= time <= min(latest, max(self._longest, self.last + self._slack))
 
     def place(self, frame: Frame, time: int | None, length: int) -> list[Timed[Frame]]:
         """Frames whose place is certain now, in order; `time` is raw, None if the frame has no timestamp."""

@@ -196,7 +196,7 @@ class Attempt:
             raise too_long(media.path, self.request.limits)
         failed = [track.health.why for track in self._tracks if track.health.why]
         nothing_asked = self._packets and (self.request.start is not None or self.request.end is not None)
-        if self._tracks and not any(t.frames for t in self._tracks) and (failed or not nothing_asked):
+        if self._tracks and until == 0 and (failed or not nothing_asked):
             raise nothing(media.path, failed[0] if failed else "")
 
     def _missing(self, media: Media) -> Iterator[Notice]:

@@ -29,9 +29,9 @@ from avtool.timeline import AudioInfo, MediaInfo, VideoInfo
 # or addresses (hls, dash, concat, imf, sdp, rtsp, image2, vobsub), devices, still pictures, text and raw data.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,mpegvideo,m4v,avi,flv,live_flv,asf,ogg,wav,w64,mp3,aac,flac,aiff,"
-    "caf,au,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,wv,tta,ape,tak,mpc,mpc8,opus,loas,latm,voc,ivf,obu,av1,"
-    "h261,h263,h264,hevc,vvc,vc1,vc1test,mjpeg,gif,apng,webp_anim,nut,nuv,mxf,gxf,dv,rm,yuv4mpegpipe,wtv,swf,dirac,"
-    "cavsvideo,avs2,avs3,evc,mtv,roq,smk,bink,4xm,amv,bethsoftvid,flic,film_cpk,ea,idcin,mve,nsv,pva,ty,viv,xmv,dxa,"
+    "caf,au,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,wv,tta,ape,tak,mpc,mpc8,loas,voc,ivf,obu,av1,"
+    "h261,h263,h264,hevc,vvc,vc1,vc1test,mjpeg,gif,apng,nut,nuv,mxf,gxf,dv,rm,yuv4mpegpipe,wtv,swf,dirac,"
+    "cavsvideo,avs2,avs3,evc,mtv,roq,smk,bink,4xm,bethsoftvid,flic,film_cpk,ea,idcin,nsv,pva,ty,xmv,dxa,"
     "aa,aax,aptx,gsm,g722,sox,rso,dsf,iff,qcp,oma,xwma,kux,mlv,moflex,usm"
 )
 OPEN_SECONDS = 8.0  # longest that opening may wait for the disk
@@ -41,6 +41,10 @@ NO_HEADER = {"mpegts", "mpeg", "flv", "live_flv"}  # containers in which a strea
 COUNTS_FROM_ZERO = {"matroska,webm"}  # the declared duration includes the start offset
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}  # the index lists packets, it is not an estimate
 TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
+MINUTE, LEAST_BYTES = (
+    Fraction(60),
+    16,
+)  # seconds that any file may last, and bytes a second that a longer one has at least
 FIRST_FRAME_SECONDS = 1.0  # longest that `probe` looks for something to decode
 RATES = range(1000, 1_000_001)  # Hz: sound at any other rate is damage
 
@@ -99,6 +103,11 @@ class Media:
             return None
         seconds = Fraction(duration, av.time_base)
         return seconds - max(Fraction(0), self.origin) if self.format in COUNTS_FROM_ZERO else seconds
+
+    @property
+    def believable(self) -> Fraction:
+        """Seconds past which a jump of the timestamps is not believed, whatever is declared: too few bytes for it."""
+        return max(MINUTE, Fraction(self.status.st_size, LEAST_BYTES))
 
     @property
     def jumps_expected(self) -> bool:

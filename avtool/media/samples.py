@@ -43,6 +43,7 @@ class Resampler:
         size = min(CHUNK, rate)
         nodes = (
             self._source,
+            *(self._graph.add("pan", text) for text in _mix(frame)),
             self._graph.add("aresample", RESAMPLE.format(rate=rate)),
             self._graph.add("asetnsamples", f"n={size}:p=0"),
             self._sink,
@@ -68,6 +69,14 @@ class Resampler:
                 return
             self._got += len(samples)
             yield _clean(samples)
+
+
+def _mix(frame: AudioFrame) -> list[str]:
+    """For a layout that nobody knows, such as "20 channels", the mean of all channels; the others have a matrix."""
+    if "channels" not in frame.layout.name:
+        return []
+    count = frame.layout.nb_channels
+    return ["mono|c0=" + "+".join(f"{1 / count:.9f}*c{channel}" for channel in range(count))]
 
 
 def source_format(frame: AudioFrame) -> tuple[int, str, str]:

@@ -99,10 +99,9 @@ class Track:
         self.ticks = Ticks(stream.time_base or Fraction(1, 90_000), media.origin)
         self.decoder = Decoder(stream, request.limits, self.ticks.second)
         self.health = self.decoder.health
-        declared = None if media.declared is None else self.ticks.of(media.declared)
-        longest = self.ticks.of(request.limits.max_seconds)
+        declared = None if media.declared is None else self.ticks.of(min(media.declared, media.believable))
+        longest = self.ticks.of(min(Fraction(request.limits.max_seconds), media.believable))
         self.clock: Clock[Any] = Clock(self.ticks.second, declared, forward, self.ticks.of(usual), longest)
-        self.frames = 0
         self._packets_until = 0  # end of the packets seen
 
     @property
@@ -167,7 +166,6 @@ class Track:
 
     def _timed(self, frame: Any, length: int) -> list[Timed[Any]]:
         """The frames whose place is certain after one more."""
-        self.frames += 1
         return self.clock.place(frame, None if frame.pts is None else self.ticks.place(frame.pts), length)
 
 
@@ -301,7 +299,6 @@ class PictureTrack(Track):
         """While pictures are left out the times have been judged already, and what is left looks like jumps."""
         if self._planner is None:
             return super()._timed(frame, length)
-        self.frames += 1
         return [self.clock.accept(frame, self.ticks.place(frame.pts), length)]
 
     def _regular(self, before: int | None, pts: int) -> bool:
@@ -382,7 +379,7 @@ class SoundTrack(Track):
         before = self.recorder.silenced
         try:
             yield from self.recorder.feed(timed, self.health.damaged)
-        except (av.error.FFmpegError, ValueError, MemoryError) as error:  # a format that cannot be converted
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:  # it cannot be converted
             self.health.why, self.health.damaged = reason(error), True
             self.health.failed += 1
             return

@@ -234,6 +234,15 @@ def test_downmix_is_the_mean_of_left_and_right(tmp_path: Path) -> None:
     assert samples(path, 16_000)[4000:-4000] == pytest.approx(0.2, abs=1e-4)
 
 
+@pytest.mark.parametrize("channels", [3, 6, 9, 20, 64])
+@pytest.mark.parametrize("kind", [np.float32, np.int16])
+def test_any_number_of_channels(tmp_path: Path, channels: int, kind: Any) -> None:
+    value = 0.5 if kind is np.float32 else 1 << 14
+    path = wav(tmp_path / "a.wav", np.full(16_000 * channels, value, kind), 16_000, channels)
+    got = samples(path, 16_000)
+    assert len(got) == 16_000 and got[8000] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_samples_that_are_no_numbers_become_silence(tmp_path: Path) -> None:
     values = np.full(48_000, 0.25, np.float32)
     values[10_000], values[20_000], values[30_000] = np.nan, np.inf, 1e30
