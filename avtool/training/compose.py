@@ -221,7 +221,7 @@ def write_clip(
         for packet in video.encode():
             container.mux(packet)
         sound = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
-        sound.sample_rate = RATE
+        sound.sample_rate, sound.time_base, sound.pts = RATE, Fraction(1, RATE), 0  # so that AAC's priming is cut off
         fifo = av.AudioFifo()
         fifo.write(sound)
         for piece in fifo.read_many(1024, partial=True):

@@ -47,8 +47,8 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """Random box (top, left, height, width) of `aspect` = width / height with `scale` of the largest one's area."""
     full_h = min(height, width / aspect)
-    box_h = max(8, min(height, round(full_h * scale**0.5)))
-    box_w = max(8, min(width, round(box_h * aspect)))
+    box_h = min(height, max(8, round(full_h * scale**0.5)))
+    box_w = min(width, max(8, round(box_h * aspect)))
     return int(rng.integers(0, height - box_h + 1)), int(rng.integers(0, width - box_w + 1)), box_h, box_w
 
 
