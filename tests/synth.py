@@ -932,6 +932,17 @@ def _avi_claims(folder: Path) -> Path:
     return patch(path, change)
 
 
+@case("avi_claims_a_picture_a_day", "ok", "declared_duration_wrong", may=["timestamps_jump"], **NOTHING)
+def _avi_rate(folder: Path) -> Path:
+    path = write(folder / "a.avi", Video("mjpeg", pixel_format="yuvj420p"), Audio("pcm_s16le", 8000))
+
+    def change(data: bytearray) -> None:
+        at = data.index(b"strh")
+        struct.pack_into("<II", data, at + 8 + 20, 25 * 86_400, 25)
+
+    return patch(path, change)
+
+
 # --- bombs
 
 case("bomb_y4m", "error")(

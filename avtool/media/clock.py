@@ -148,7 +148,7 @@ class Clock(Generic[Frame]):
         if self._trusts_forward and raw.time > self._before.end and self.plausible(raw.time):
             self._offset = 0
             return [self.accept(raw.frame, raw.time, raw.length)]
-        self._held = raw
+        self._held = raw._replace(length=min(raw.length, self._slack))
         return []
 
     def _after_jump(self, held: Timed[Frame], raw: Timed[Frame]) -> list[Timed[Frame]]:

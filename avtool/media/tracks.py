@@ -27,6 +27,7 @@ HOPELESS = 2000  # packets in a row that fail before a stream is given up
 PREROLL = 1  # seconds of sound decoded before `start`, so that it is settled there
 TINY = Fraction(1, 100)  # seconds between two frames that are rounding
 NEAR = Fraction(1, 2)  # seconds between a hole and the packet whose failure explains it
+SLOWEST = Fraction(10)  # seconds between pictures; a lower rate is damage
 UNEVEN_LENGTH, UNEVEN = 0.3, 0.02  # a picture's length is off by more than this share; in more than that share of them
 
 
@@ -205,7 +206,7 @@ class PictureTrack(Track):
             row: the first row to deliver.
             skip: leave out pictures that are not wanted.
         """
-        usual = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+        usual = min(1 / Fraction(stream.average_rate or stream.guessed_rate or 25), SLOWEST)
         super().__init__(media, stream, request, forward=not media.jumps_expected, usual=usual)
         self.picker = RowPicker(request.grid, self.ticks.second, convert, row, request.rows[1])
         self.first: VideoFrame | None = None
