@@ -31,7 +31,7 @@ def main() -> None:
         vocabulary = session.info.vocabulary
         shown = {vocabulary.names[i] for i in vocabulary.select(options.classes)}
         print(f"{'clip':30s} {'found':34s} {'missed':26s} false alarms")
-        for row in read_rows(folder / "clips.csv"):
+        for row in read_rows(folder / "clips" / "clips.csv"):
             true = {label.replace("_", " ") for label in row["labels"].split(",") if label}
             events = localize(folder / "clips" / Path(row["file"]).name, session=session).events
             best = {e.label: max(o.score for o in events if o.label == e.label) for e in events}
