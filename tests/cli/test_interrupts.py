@@ -69,7 +69,14 @@ def start(arguments: Sequence[str], cwd: Path, repo: Path) -> subprocess.Popen[s
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_answer_signals,
     )
+
+
+def _answer_signals() -> None:
+    """Under nohup or as a shell's background job the tests themselves ignore signals, and children inherit that."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def of_session(session: int) -> list[str]:
@@ -96,7 +103,11 @@ def stop(process: subprocess.Popen[str], signum: int) -> tuple[float, str]:
     """Sends the signal; returns the seconds until the end and what was said."""
     begin = time.monotonic()
     process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    try:
+        _, said = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return time.monotonic() - begin, said
 
 
