@@ -250,8 +250,7 @@ def fit(
 def fit_judges(scenes: Sequence[Scene], positive: float = 1.0) -> tuple[Judge, Judge, Judge]:
     """Logistic regressions on the evidence: audible and visible, audible, visible.
 
-    Every positive (class, row) counts, and as many of the hardest negatives as matter: the classes of the other
-    medium and the best-scoring wrong ones.
+    Every (class, row) counts, a true one `positive` times as much as a wrong one.
     """
     kinds, truths = [], []
     for scene in scenes:
