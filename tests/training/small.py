@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.io import encode_png
 
+from avtool.features.encoders.catalog import Encoder
+from avtool.media.request import PictureSpec
 from avtool.training.compose import RATE, write_clip
 from avtool.training.corpus import Corpus
+from avtool.training.localizer import Pair
 from tests.synth import wav
 
 COLOURS = {"alpha": (220, 20, 20), "beta": (20, 20, 220), "gamma": (200, 200, 20), "ground": (20, 200, 20)}
@@ -87,15 +91,32 @@ def corpus(root: Path) -> Corpus:
 
 
 def _clips(folder: Path) -> None:
-    """Six clips of 3 s; the event fills the first of each class and the second half of the others."""
+    """Six clips of 10 s; the event fills the first of each class and the second half of the others."""
     folder.mkdir(parents=True)
     rows = []
     for k in range(6):
         name, label = (("beta", "b label"), ("gamma", "g label"))[k % 2]
-        onset = 0.0 if k < 2 else 1.5
-        times, wave = np.arange(30) / 10, tone(PITCHES[name], 3.0)
+        onset = 0.0 if k < 2 else 5.0
+        times, wave = np.arange(100) / 10, tone(PITCHES[name], 10.0)
         wave[: round(onset * RATE)] = 1e-3 * tone(PITCHES["ground"], onset)
         frames = np.stack([picture(COLOURS[name if t >= onset else "ground"], 48, 64, k) for t in times])
         write_clip(folder / f"{k}.mp4", frames, wave)
-        rows.append({"file": f"{k}.mp4", "label": label, "onset": onset, "offset": 3.0, "duration": 3.0})
+        rows.append({"file": f"{k}.mp4", "label": label, "onset": onset, "offset": 10.0, "duration": 10.0})
     _table(folder / "clips.csv", rows)
+
+
+def encoders(name: str = "small") -> Pair:
+    """Encoders that know nothing but colour and the energy around the corpus' pitches; no class scores."""
+
+    def look(pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        colour = pictures.float().mean((1, 2)) / 255
+        return torch.cat([colour, colour.square(), colour.roll(1, 1) * colour], 1), None
+
+    def listen(waves: Tensor) -> tuple[Tensor, Tensor | None]:
+        power = torch.fft.rfft(waves).abs().square() / waves.shape[1]
+        bins = [round(hertz * waves.shape[1] / RATE) for hertz in PITCHES.values()]
+        bands = torch.stack([power[:, max(0, b - 40) : b + 40].sum(1) for b in bins], 1)
+        return torch.log10(torch.cat([bands, bands.sum(1, keepdim=True)], 1) + 1e-3), None
+
+    eye = Encoder(name, "visual", 9, 0, look, "e" * 64, PictureSpec(short=32))
+    return Pair(name, eye, Encoder(name, "audio", 5, 0, listen, "a" * 64, rate=RATE, seconds=1.0))
