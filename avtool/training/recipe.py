@@ -40,7 +40,7 @@ from avtool.training.quadruples import Quadruple, make
 log = logging.getLogger("avtool")
 TIER_AP = 0.3  # out-of-fold average precision from which a class is in the default tier
 TIER_TIOU = 0.3
-FALSE_ALARMS = 0.02  # share of the clips of other classes in which a class may fire
+FALSE_ALARMS = 0.004  # share of the clips of other classes in which a class may fire: a third of the clips in all
 SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
 LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
 FOLD_SEEDS = (0, 1, 2)
