@@ -1,0 +1,227 @@
+"""From material to a model file: thresholds and tiers by hand, and the whole recipe on a corpus of a few files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avtool.detect.proposals import Proposals
+from avtool.models import zoo
+from avtool.models.loco import LoCoConfig
+from avtool.training import quadruples, recipe
+from avtool.training.additive import FitConfig
+from avtool.training.corpus import Corpus, LabelledClip
+from avtool.training.loco import LoCoRecipe
+from avtool.training.recipe import (
+    Material,
+    Release,
+    Trial,
+    additive_release,
+    best_scores,
+    candidates,
+    choose_thresholds,
+    clip_ap,
+    clip_thresholds,
+    cut_to,
+    fit_on,
+    gather,
+    loco_release,
+    out_of_fold,
+    rates,
+    scene_ap,
+    trials,
+    write,
+)
+from tests.features.samples import features
+from tests.training import small
+
+CPU = torch.device("cpu")
+PAIR = small.encoders("mini")
+
+
+def proposals(*rows: tuple[float, float, int, float]) -> Proposals:
+    starts, ends, labels, scores = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Proposals(
+        np.array(starts, float), np.array(ends, float), np.array(labels, np.int64), np.array(scores, np.float32)
+    )
+
+
+def trial(label: int, kind: str, score: float) -> Trial:
+    return Trial(label, kind, (score, score / 2, 1 - score))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_best_scores() -> None:
+    found = proposals((0, 2, 1, 0.5), (1, 4, 1, 0.75), (6, 8, 1, 0.9), (0, 9, 2, 0.25))
+    assert best_scores(found, 4).tolist() == pytest.approx([0, 0.9, 0.25, 0])
+    assert best_scores(found, 4, 3.0, 6.0).tolist() == [0, 0.75, 0.25, 0]
+    assert best_scores(proposals(), 2).tolist() == [0, 0]
+
+
+def test_candidates_are_cut_to_the_file() -> None:
+    got = cut_to(proposals((-1, 3, 0, 0.5), (8, 12, 0, 0.5), (11, 12, 0, 0.5), (2, 3, 0, 0.001)), 10.0)
+    assert list(zip(got.starts, got.ends, strict=True)) == [(0, 3), (8, 10)]
+
+
+def test_candidates_of_a_curve() -> None:
+    curve = np.zeros((20, 3), np.float32)
+    curve[4:10, 1] = 0.8
+    got = candidates(curve, 10.0)
+    best = int(got.scores.argmax())
+    assert got.labels[best] == 1 and set(got.labels.tolist()) == {1}
+    assert got.starts[best] == pytest.approx(2.0, abs=0.5) and got.ends[best] == pytest.approx(5.0, abs=0.5)
+    assert got.scores[best] == pytest.approx(0.8, abs=0.05)
+
+
+def test_rates_are_means_over_classes() -> None:
+    answers = [trial(0, "kept", s) for s in (0.9, 0.9, 0.9, 0.1)] + [trial(1, "kept", 0.1)]
+    answers += [trial(0, "heard only", 0.2), trial(1, "heard only", 0.8), trial(1, "seen only", 0.3)]
+    assert rates(answers, {0: 0.5, 1: 0.5}) == {"kept": 0.375, "heard only": 0.5, "seen only": 1.0}
+    assert rates(answers, np.array([0.5, 0.05]))["kept"] == 0.875
+    assert rates(answers, {0: 0.5, 1: 0.5}, 2)["heard only"] == 0.5  # the picture's own scores
+
+
+def test_thresholds_separate_what_can_be_separated() -> None:
+    rng = np.random.default_rng(0)
+    answers = []
+    for label, middle in ((0, 0.3), (1, 0.7)):
+        answers += [trial(label, "kept", float(middle + rng.uniform(0.05, 0.2))) for _ in range(40)]
+        for kind in ("heard only", "seen only"):
+            answers += [trial(label, kind, float(middle - rng.uniform(0.05, 0.2))) for _ in range(40)]
+    chosen = choose_thresholds(answers)
+    assert chosen[0] == pytest.approx(0.3, abs=0.06) and chosen[1] == pytest.approx(0.7, abs=0.06)
+    assert rates(answers, chosen) == {"kept": 1, "heard only": 1, "seen only": 1}
+
+
+def test_few_scenes_lean_on_all_of_them() -> None:
+    many = [trial(0, "kept", 0.8)] * 50 + [trial(0, k, 0.4) for k in ("heard only", "seen only")] * 50
+    few = [trial(1, "kept", 0.1), trial(1, "heard only", 0.05), trial(1, "seen only", 0.05)]
+    assert 0.4 < choose_thresholds(many + few)[1] <= 0.8
+
+
+def test_thresholds_from_clips_bound_the_false_alarms() -> None:
+    rng = np.random.default_rng(0)
+    clips = [LabelledClip(Path("x"), i % 2, 0, 5, 5) for i in range(100)]
+    rows = [proposals((0, 5, 0, float(0.9 * rng.random())), (0, 5, 1, 0.001)) for _ in clips]
+    got = clip_thresholds([rows], clips, 2)
+    foreign = [r.scores[0] for r, c in zip(rows, clips, strict=True) if c.label == 1]
+    assert np.mean(np.array(foreign) > got[0]) <= recipe.FALSE_ALARMS + 0.02
+    assert got[0] == pytest.approx(np.quantile(foreign, 1 - recipe.FALSE_ALARMS), abs=1e-6)
+    assert got[1] == recipe.LOWEST
+
+
+def test_average_precision_of_clips_and_scenes() -> None:
+    clips = [LabelledClip(Path("x"), label, 0, 5, 10) for label in (0, 0, 1)]
+    right = [proposals((0, 5, c.label, 0.9)) for c in clips]
+    wrong = [proposals((6, 9, c.label, 0.9)) for c in clips]
+    assert clip_ap([right], clips) == {0: 1.0, 1: 1.0} and clip_ap([wrong], clips) == {0: 0.0, 1: 0.0}
+    assert clip_ap([right, wrong], clips) == {0: 0.5, 1: 0.5}
+    answers = [trial(3, "kept", 0.9), trial(3, "heard only", 0.8), trial(3, "kept", 0.7), trial(3, "seen only", 0.1)]
+    assert scene_ap(answers) == {3: pytest.approx((1 + 2 / 3) / 2)}
+
+
+# ---------------------------------------------------------------- the whole recipe
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return small.corpus(tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="module")
+def material(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quadruples, "SIZE", (48, 64))
+        yield gather(corpus, PAIR, tmp_path_factory.mktemp("work"), 48, 3)
+
+
+@pytest.fixture(scope="module")
+def release(material: Material) -> Release:
+    return additive_release("small", material, FitConfig())
+
+
+def test_the_material(corpus: Corpus, material: Material) -> None:
+    assert len(material.visual.x) == 6 and len(material.bank[0].x) == len(material.bank[1].x) == 48
+    assert material.visual.x.shape[1] == material.bank[0].x.shape[1] and len(material.quadruples) == 6
+    assert {p.name[:3] for q in material.quadruples for p in q.files.values()} == {"val"}
+
+
+def test_questions_about_a_quadruple(material: Material) -> None:
+    """Both classes, all four clips: each class has one true pair, one clip heard only and one seen only."""
+    asked: list[int] = []
+
+    def ask(found: object) -> list[Proposals]:
+        asked.append(1)
+        return [proposals((0, 10, 0, 0.9), (0, 10, 1, 0.3))] * 3
+
+    got = trials(ask, 3, PAIR, material.quadruples[:1])
+    assert len(asked) == 4
+    assert sorted((t.label, t.kind) for t in got) == [(c, k) for c in (0, 1) for k in sorted(recipe.KINDS)]
+    assert {(t.label, round(t.scores[0], 3)) for t in got} == {(0, 0.9), (1, 0.3)}
+
+
+def test_the_release_tells_true_pairs_from_false_ones(corpus: Corpus, release: Release, material: Material) -> None:
+    assert len(release.thresholds) == len(release.tiers) == len(release.ap) == 3
+    assert all(recipe.LOWEST <= t <= recipe.HIGHEST for t in release.thresholds)
+    assert [t == "default" for t in release.tiers] == [ap >= recipe.TIER_AP for ap in release.ap]
+    assert release.ap[0] > 0.6  # alpha against beta: colour and pitch say it all
+
+
+def test_no_clip_is_scored_by_a_fit_that_saw_it(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[set[bytes]] = []
+    original = fit_on
+
+    def noted(visual: object, audio: object, *rest: object) -> object:
+        fitted.append({row.tobytes() for row in visual.x})  # type: ignore[attr-defined]
+        network = original(visual, audio, *rest)  # type: ignore[arg-type]
+        scores = network.scores
+
+        def checked(v: np.ndarray, *others: np.ndarray) -> object:
+            clip = next(x for x in material.visual.x if (x[: len(v)] == v).all())
+            assert clip.tobytes() not in fitted[-1]
+            return scores(v, *others)
+
+        object.__setattr__(network, "scores", checked)
+        return network
+
+    monkeypatch.setattr(recipe, "fit_on", noted)
+    clips = material.corpus.clips()
+    found = out_of_fold(material.visual, material.audio, material.bank, clips, FitConfig(), 1)
+    assert len(found) == 6 and len(fitted) == 3 and all(len(seen) < 6 for seen in fitted)
+
+
+def test_what_is_written_is_a_model(corpus: Corpus, release: Release, material: Material, tmp_path: Path) -> None:
+    write(release, corpus, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.safetensors", "small.toml"]
+    localizer = zoo.load(str(tmp_path / "small.safetensors"), CPU)
+    info = localizer.info
+    assert (info.name, info.kind, info.visual, info.audio) == ("small", "additive", ("mini",), ("mini",))
+    assert info.vocabulary.names == corpus.names and info.vocabulary.tiers == release.tiers
+    assert info.vocabulary.thresholds == release.thresholds and info.settings["nms"] == "gaussian"
+    clip = 2  # beta in the second half
+    got = localizer.run(features(20, visual=material.visual.x[clip, :20], audio=material.audio.x[clip, :20]), 0, 20)
+    assert got.curve.shape == (20, 3)
+    assert got.curve[11:19, 1].min() > got.curve[:8, 1].max()
+    assert (got.curve[11:19].argmax(1) == 1).all()
+
+
+def test_a_loco_release_is_a_model_too(
+    corpus: Corpus, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = LoCoConfig.tiny
+    monkeypatch.setattr(
+        LoCoConfig, "tiny", classmethod(lambda cls, *sizes: original(*sizes, width=16, heads=2, levels=2))
+    )
+    release = loco_release("small-loco", material, LoCoRecipe(steps=5, batch=4))
+    write(release, corpus, tmp_path)
+    localizer = zoo.load(str(tmp_path / "small-loco.safetensors"), CPU)
+    assert localizer.info.kind == "loco" and localizer.info.vocabulary.names == corpus.names
+    got = localizer.run(features(20, visual=material.visual.x[0, :20], audio=material.audio.x[0, :20]), 0, 20)
+    assert got.curve.shape == (20, 3) and got.levels is not None and len(got.levels) == 2
+    assert got.curve.min() >= 0 and got.curve.max() <= 1
