@@ -1,8 +1,9 @@
 """Decodes in a child process, so that a crash, a hang or a memory bomb inside FFmpeg is an error and nothing more.
 
-The parent sends requests as lines of JSON and gets messages back through a pipe; pictures go through memory that both
-share. The child runs `python -m avtool.media.child`, imports neither torch nor anything of the upper layers, and ends
-when its parent's pipe closes.
+The parent sends requests as lines of JSON and gets messages back through a pipe. Pictures go through memory that both
+share: a ring of places behind a counter of the pictures that the parent has taken out. The child runs
+`python -m avtool.media.child`, imports neither torch nor anything of the upper layers, and ends when its parent's pipe
+closes.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ from avtool.timeline import AudioInfo, MediaInfo, Notice, VideoInfo
 STALL_SECONDS = 30.0  # without a sign of life while the parent waits: the child hangs
 MEMORY_BYTES = 3 << 30  # address space of the child; one 8K picture and its references need a third
 RING_BYTES = 64 << 20  # shared memory for pictures under way
-SLOTS = 8  # pictures under way at most
+RING_START = 4096  # where the places begin; before them is the counter
+SLOTS = 8  # places of the ring at most
 PIPE_BYTES = 1 << 20  # 8 s of sound at 32 kHz
 SIGN_OF_LIFE = 0.25  # seconds between two progress messages
+FULL_SECONDS = 0.003  # between two looks at a ring that is full
+READ_BYTES = 262_144  # at once
+BATCH_BYTES, BATCH_PIECES, BATCH_SECONDS = 262_144, 256, 0.05  # messages are held back so far, or for so long
 
 HEADER = struct.Struct("<cIQ")  # kind, bytes of JSON, bytes of payload
 PICTURE, SOUND, PROGRESS, REPORT, PROBED, ERROR = b"P", b"S", b"G", b"R", b"M", b"E"
-CREDIT = b"+"
 
 _ROOT = str(Path(avtool.errors.__file__).parent.parent)
 
@@ -71,6 +75,8 @@ class DecodeChild:
         self._memory = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._ring: mmap.mmap | None = None
+        self._taken: npt.NDArray[np.int64] | None = None  # (1,) pictures taken out of the ring
+        self._reader: _Reader | None = None
         self._end: weakref.finalize[Any, DecodeChild] | None = None
 
     def __enter__(self) -> DecodeChild:
@@ -100,17 +106,20 @@ class DecodeChild:
                 process_group=0,  # Ctrl-C is the parent's to handle
             )
             self._ring = None if shared is None else mmap.mmap(shared, RING_BYTES)
+            self._taken = None if self._ring is None else np.ndarray(1, np.int64, self._ring)
         finally:
             if shared is not None:
                 os.close(shared)
         self._end = weakref.finalize(self, _kill, self._process)
+        assert self._process.stdout is not None
         _widen(self._process.stdout)
+        self._reader = _Reader(self._process.stdout.fileno(), self._stall)
 
     def close(self) -> None:
         """Ends the process."""
         if self._end is not None:
             self._end()
-        self._process = self._ring = self._end = None
+        self._process = self._ring = self._taken = self._reader = self._end = None
 
     def kill(self) -> None:
         """Ends the process without waiting for it; takes no lock, so an interrupt handler may call it."""
@@ -185,10 +194,9 @@ class DecodeChild:
         if meta["offset"] is None:
             pixels = np.frombuffer(payload, np.uint8).reshape(shape)
         else:
-            assert self._ring is not None
+            assert self._ring is not None and self._taken is not None
             pixels = np.ndarray(shape, np.uint8, self._ring, meta["offset"]).copy()
-            with suppress(_Gone):  # noticed at the next message
-                self._send(CREDIT + b"\n")
+            self._taken += 1
         pixels.setflags(write=False)
         return pixels
 
@@ -200,23 +208,9 @@ class DecodeChild:
             raise _Gone from None
 
     def _receive(self) -> tuple[bytes, dict[str, Any], bytearray]:
-        kind, meta, payload = HEADER.unpack(self._read(HEADER.size))
-        return kind, json.loads(self._read(meta)), self._read(payload)
-
-    def _read(self, size: int) -> bytearray:
-        assert self._process is not None and self._process.stdout is not None
-        data = bytearray(size)
-        view, fd, at = memoryview(data), self._process.stdout.fileno(), 0
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while at < size:
-            if not poll.poll(self._stall * 1000):
-                raise _Gone(hung=True)
-            got = os.readv(fd, [view[at:]])
-            if not got:
-                raise _Gone
-            at += got
-        return data
+        assert self._reader is not None
+        kind, meta, payload = HEADER.unpack(self._reader.take(HEADER.size))
+        return kind, json.loads(self._reader.take(meta)), self._reader.take(payload)
 
     def _explain(self, path: str | os.PathLike[str], gone: _Gone) -> InputError:
         assert self._process is not None
@@ -235,6 +229,45 @@ class DecodeChild:
         else:
             why = f"the decoder ended without an answer (status {code})"
         return InputError(f"{printable(path)} cannot be decoded", why, "re-encode the file, for example with ffmpeg")
+
+
+class _Reader:
+    """Reads a pipe in large pieces, and waits no longer than `stall` seconds for each."""
+
+    def __init__(self, fd: int, stall: float) -> None:
+        self._fd, self._stall = fd, stall
+        self._store = memoryview(bytearray(READ_BYTES))
+        self._start = self._end = 0  # of what was read and not taken yet
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+
+    def take(self, size: int) -> bytearray:
+        """The next `size` bytes.
+
+        Raises:
+            _Gone: the pipe is closed, or nothing comes.
+        """
+        data = bytearray(size)
+        view, at = memoryview(data), 0
+        while at < size:
+            if self._start < self._end:
+                count = min(size - at, self._end - self._start)
+                view[at : at + count] = self._store[self._start : self._start + count]
+                self._start += count
+            elif size - at >= READ_BYTES:
+                count = self._read(view[at:])
+            else:
+                self._start, self._end, count = 0, self._read(self._store), 0
+            at += count
+        return data
+
+    def _read(self, into: memoryview) -> int:
+        if not self._poll.poll(self._stall * 1000):
+            raise _Gone(hung=True)
+        count = os.readv(self._fd, [into])
+        if not count:
+            raise _Gone
+        return count
 
 
 class _Gone(Exception):
@@ -349,14 +382,15 @@ class Server:
         self._out = stdout
         self._limit = 2 * stall  # the parent stops the child earlier, if there is a parent
         self._memory = mmap.mmap(shared, RING_BYTES) if shared >= 0 else None
+        self._taken = np.zeros(1, np.int64) if self._memory is None else np.ndarray(1, np.int64, self._memory)
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._credits = threading.Semaphore(SLOTS)
-        self._slot = 0  # slots given out so far
-        self._slot_bytes = RING_BYTES // SLOTS
-        self._slots = SLOTS
+        self._put = 0  # pictures put into the ring
+        self._place_bytes, self._places = 0, SLOTS
         self._given: tuple[npt.NDArray[np.uint8], int] | None = None  # the last pixels and where they lie
         self._sent: npt.NDArray[np.uint8] | None = None  # the pixels of the last picture message
         self._last_sign = 0.0
+        self._batch: list[bytes | memoryview] = []  # messages not sent yet
+        self._batch_bytes, self._batch_since = 0, 0.0
 
     def run(self) -> NoReturn:
         """Serves for ever; the listening thread ends the process."""
@@ -368,15 +402,12 @@ class Server:
             self._answer(asked)
 
     def _listen(self) -> NoReturn:
-        """Takes credits and requests; the end of the pipe is the end of the process, whatever it is doing."""
+        """Takes requests; the end of the pipe is the end of the process, whatever it is doing."""
         rest = b""
         while data := os.read(0, 65_536):
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                if line == CREDIT:
-                    self._credits.release()
-                else:
-                    self._requests.put(json.loads(line))
+                self._requests.put(json.loads(line))
         os._exit(0)
 
     def _answer(self, asked: dict[str, Any]) -> None:
@@ -420,30 +451,36 @@ class Server:
         self._sent = pixels
 
     def _allocate(self, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-        """Memory for one picture: a free slot of the ring, or private memory if it is too large for one."""
-        size = shape[0] * shape[1] * shape[2]
-        if self._memory is None or size > RING_BYTES // 2:
+        """Memory for one picture: a free place of the ring, or private memory if it is too large for one."""
+        size, room = shape[0] * shape[1] * shape[2], RING_BYTES - RING_START
+        if self._memory is None or size > room // 2:
             return np.empty(shape, np.uint8)
-        self._patience(0)  # waiting for the parent is no hang
-        if size != self._slot_bytes:
-            for _ in range(self._slots):
-                self._credits.acquire()
-            self._slot_bytes, self._slots, self._slot = size, min(SLOTS, RING_BYTES // max(1, size)), 0
-            for _ in range(self._slots):
-                self._credits.release()
-        self._credits.acquire()
-        self._patience(self._limit)
-        offset = self._slot % self._slots * self._slot_bytes
-        self._slot += 1
+        if size != self._place_bytes:
+            self._wait(0)
+            self._place_bytes, self._places = size, min(SLOTS, room // max(1, size))
+        self._wait(self._places - 1)
+        offset = RING_START + self._put % self._places * size
+        self._put += 1
         pixels: npt.NDArray[np.uint8] = np.ndarray(shape, np.uint8, self._memory, offset)
         self._given = (pixels, offset)
         return pixels
+
+    def _wait(self, most: int) -> None:
+        """Waits until at most so many pictures are in the ring; waiting for the parent is no hang."""
+        if self._put - int(self._taken[0]) <= most:
+            return
+        self._flush()
+        self._patience(0)
+        while self._put - int(self._taken[0]) > most:
+            time.sleep(FULL_SECONDS)
+        self._patience(self._limit)
 
     def _progress(self, stage: str, done: float, total: float) -> None:
         now = time.monotonic()
         if now - self._last_sign >= SIGN_OF_LIFE:
             self._last_sign = now
             self._send(PROGRESS, {"stage": stage, "done": done, "total": total})
+            self._flush()
 
     def _error(self, kind: str, what: str, why: str, hint: str) -> None:
         self._send(ERROR, {"type": kind, "what": what, "why": why, "hint": hint})
@@ -451,12 +488,23 @@ class Server:
     def _send(self, kind: bytes, meta: Mapping[str, Any], payload: npt.NDArray[Any] | None = None) -> None:
         text = json.dumps(meta).encode()
         body = memoryview(b"") if payload is None else payload.reshape(-1).view(np.uint8).data
-        self._patience(0)  # waiting for the parent is no hang
+        now = time.monotonic()
+        if not self._batch:
+            self._batch_since = now
+        self._batch += (HEADER.pack(kind, len(text), len(body)) + text, body)
+        self._batch_bytes += len(text) + len(body)
+        full = self._batch_bytes > BATCH_BYTES or len(self._batch) >= BATCH_PIECES
+        if full or kind in (REPORT, PROBED, ERROR) or now - self._batch_since > BATCH_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Sends what was held back; waiting for the parent is no hang."""
+        self._patience(0)
         try:
-            _write(self._out, HEADER.pack(kind, len(text), len(body)) + text)
-            _write(self._out, body)
+            _write(self._out, self._batch)
         except OSError:
             os._exit(0)
+        self._batch, self._batch_bytes = [], 0
         self._patience(self._limit)
 
     def _patience(self, seconds: float) -> None:
@@ -464,10 +512,14 @@ class Server:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _write(fd: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def _write(fd: int, pieces: list[bytes | memoryview]) -> None:
+    """Writes all pieces, in one call if the pipe takes them."""
+    done = os.writev(fd, pieces) if pieces else 0
+    for piece in pieces:
+        rest = memoryview(piece)[done:]
+        done = max(0, done - len(piece))
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 def _limit_memory(size: int) -> None:

@@ -113,6 +113,14 @@ def test_rows_of_one_still_are_sent_once(tmp_path: Path) -> None:
     assert got[0].pixels is got[1].pixels and got[3].pixels is not got[4].pixels
 
 
+def test_thousands_of_small_messages(tmp_path: Path) -> None:
+    """One still over many rows, silence beside it."""
+    path = write(tmp_path / "a.mp4", Video(times=[0, 4.9]), Audio(tone=None))
+    request = DecodeRequest(PictureSpec(), 1000, Grid(Fraction(1, 2000), Fraction(1, 2000)))
+    got = [item for item in decode_in_child(path, request) if isinstance(item, Picture)]
+    assert len(got) > 9000 and [p.row for p in got] == list(range(len(got)))
+
+
 def test_pictures_stay_as_they_are(long: Path) -> None:
     """More pictures are kept than the shared memory has places."""
     request = DecodeRequest(PictureSpec(), None, end=Fraction(30))
