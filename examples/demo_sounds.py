@@ -66,23 +66,6 @@ def quiet(rng: np.random.Generator, seconds: float) -> Wave:
     return level(band(rng.normal(size=round(seconds * RATE)), 50, 900, 0.9), ROOM_TONE)
 
 
-def waves(rng: np.random.Generator, seconds: float, period: float) -> Wave:
-    """Surf: noise in three bands that swells every `period` seconds, the high ones later."""
-    time = clock_of(seconds)
-    begin = rng.uniform()
-    total = np.zeros(len(time))
-    # low and high edge (Hz), level (dB), always there, with the wave, delay (shares of the period)
-    for low, high, loud, base, swell, delay in (
-        (80, 700, -20, 0.40, 1.2, 0.0),
-        (400, 3000, -22, 0.25, 1.5, 0.05),
-        (2500, 9000, -27, 0.15, 1.6, 0.12),
-    ):
-        phase = (time / period + begin - delay) % 1
-        shape = np.clip(phase / 0.35, 0, 1) ** 2 * np.exp(-np.clip(phase - 0.35, 0, None) / 0.2)
-        total += level(band(rng.normal(size=len(time)), low, high, 0.9), loud) * (base + swell * shape)
-    return faded(level(room(rng, total, 0.8, 0.2), -20), 0.15, 0.15)
-
-
 def siren(rng: np.random.Generator, seconds: float, kind: int) -> Wave:
     """An emergency siren in a street. `kind`: 0 wails, 1 yelps, 2 has two tones."""
     time = clock_of(seconds)

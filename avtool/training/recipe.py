@@ -43,6 +43,7 @@ TIER_TIOU = 0.3
 FALSE_ALARMS = 0.004  # share of the clips of other classes in which a class may fire: a third of the clips in all
 SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
 LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
+SHOWN = 0.06  # no class is shown below this score: what lies lower is noise on clips that nobody composed
 FOLD_SEEDS = (0, 1, 2)
 SCENE_SECONDS = 10.0
 KINDS = ("kept", "heard only", "seen only")
@@ -313,7 +314,7 @@ def _judged(
     clips, count = corpus.clips(), len(corpus.classes)
     real, composed = clip_thresholds(runs, clips, count), choose_thresholds(answers)
     log.info("%s: composed val at the chosen thresholds: %s", name, rates(answers, composed))
-    thresholds = tuple(round(max(real.get(c, 0.0), composed.get(c, 0.0)), 3) for c in range(count))
+    thresholds = tuple(round(max(SHOWN, real.get(c, 0.0), composed.get(c, 0.0)), 3) for c in range(count))
     ap = {**scene_ap(answers), **clip_ap(runs, clips)}
     tiers = tuple("default" if ap[c] >= TIER_AP else "experimental" for c in range(count))
     log.info("%s: %d classes in the default tier", name, tiers.count("default"))

@@ -89,7 +89,7 @@ def test_streams_size_and_duration(demo: Path, truth: dict[str, Any]) -> None:
         assert (video.codec_context.name, audio.codec_context.name) == ("h264", "aac")
         assert (video.width, video.height, video.average_rate) == (480, 270, FPS)
         assert audio.rate == RATE
-        assert 20 <= truth["duration"] <= 26
+        assert 16 <= truth["duration"] <= 26
         assert float(file.duration or 0) / av.time_base == pytest.approx(truth["duration"], abs=0.1)
 
 
@@ -146,14 +146,17 @@ def test_committed_pictures_and_sound_are_the_scripts(
     assert np.corrcoef(made[: len(kept)], kept)[0, 1] > 0.97
 
 
-def test_same_seed_same_bytes(script: ModuleType, tmp_path: Path) -> None:
-    def made(name: str) -> bytes:
+def test_same_seed_same_clip(script: ModuleType, tmp_path: Path) -> None:
+    """Pictures to the byte; sound as it goes into the encoder, whose bit rate control is not repeatable."""
+
+    def made(name: str) -> tuple[list[bytes], bytes]:
         truth, shots = script.script(3)
         path = tmp_path / name
         sound = script.soundtrack(3, truth, shots)[: round(HEAD * RATE)]
         pictures = script.film(3, shots)
         script.write(path, (next(pictures) for _ in range(round(HEAD * FPS))), sound)
-        return path.read_bytes()
+        with av.open(str(path)) as container:
+            return [bytes(packet) for packet in container.demux(video=0)], sound.tobytes()
 
     assert made("a.mp4") == made("b.mp4")
 
@@ -166,12 +169,12 @@ def test_other_seeds_differ_in_picture_sound_and_time(script: ModuleType) -> Non
     ) == len(SEEDS)
     assert len({script.soundtrack(seed, *scripts[seed])[:RATE].tobytes() for seed in (0, 1, 2)}) == 3
     for truth, _ in scripts:
-        assert 20 <= truth.duration <= 26 and len(truth.events) == 3
+        assert 16 <= truth.duration <= 21 and len(truth.events) == 2
 
 
 def test_every_label_is_one_that_the_words_of_the_project_know(script: ModuleType) -> None:
     labels = {label for part in script.script(0)[0].parts for label in (part.seen, part.heard) if label}
-    assert labels == {"sea waves", "accordion", "siren", "bird", "clock"}
+    assert labels == {"accordion", "siren", "bird", "clock"}
 
 
 # ---------------------------------------------------------------- the model
