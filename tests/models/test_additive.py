@@ -219,6 +219,16 @@ def test_rows_that_do_not_exist_say_nothing() -> None:
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_what_was_not_seen_does_not_count_as_seen() -> None:
+    """Each medium has its own mask: what stands in rows without a picture says nothing, though there is sound."""
+    network, (visual, audio, _, _) = random_network(), random_window()
+    seen, heard = np.arange(ROWS) % 3 > 0, np.arange(ROWS) % 4 > 0
+    before = network.scores(visual, audio, seen, heard)
+    visual[~seen], audio[~heard] = 9.0, -9.0
+    for a, b in zip(before, network.scores(visual, audio, seen, heard), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_time_turned_round_turns_the_scores_round() -> None:
     network, window = random_network(), random_window()
     for a, b in zip(network.scores(*window), network.scores(*(x[::-1] for x in window)), strict=True):

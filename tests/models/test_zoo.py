@@ -109,9 +109,9 @@ def test_tags_is_always_there(alone: Path) -> None:
 
 
 def test_the_default_comes_first(alone: Path) -> None:
-    model(alone, "a")
+    model(alone, "a", text=SPEC.replace("mine", "a") + classes())
     model(alone, "z", text=SPEC.replace("mine", zoo.DEFAULT) + classes())
-    assert [info.name for info in zoo.available()] == [zoo.DEFAULT, "mine", "tags"]
+    assert [info.name for info in zoo.available()] == [zoo.DEFAULT, "a", "tags"]
     assert zoo.load(None, CPU).info.name == zoo.DEFAULT
 
 

@@ -224,7 +224,24 @@ def test_scenes_speak_for_their_own_classes_only() -> None:
     mixed, alone = fitted.side.votes(x)[..., 3:], plain.side.votes(x)[..., 3:]
     factor = float((mixed * alone).sum() / (alone**2).sum())
     np.testing.assert_allclose(mixed, factor * alone, atol=1e-4)
-    assert factor > 0 and fitted.loo.shape == (72, ROWS, CLASSES)
+    assert factor > 0
+    np.testing.assert_allclose(fitted.loo[:24, :, 3:], factor * plain.loo[..., 3:], atol=1e-4)
+
+
+def test_left_out_votes_of_two_maps_are_left_out_of_both() -> None:
+    """votes = a * first + b * second + c for the scenes' classes; left-out votes are the same sum of left-out votes."""
+    clips, scenes, config = items(24), items(48, 1, classes=(0, 1, 2)), FitConfig()
+    fitted = fit_medium(Items.join([clips, scenes]), 24, config)
+    first, second = fit_side(clips, config.ridge), fit_side(scenes, config.scene_ridge, scales(clips))
+    x = items(30, 9).x
+    parts = [side.votes(x)[..., :3].ravel() for side in (first.side, second.side)]
+    columns = np.stack([*parts, np.ones_like(parts[0])], 1)
+    a, b, c = np.linalg.lstsq(columns, fitted.side.votes(x)[..., :3].ravel(), rcond=None)[0]
+    for part, own, other in (
+        (fitted.loo[:24], first.loo, second.side.votes(clips.x)),
+        (fitted.loo[24:], first.side.votes(scenes.x), second.loo),
+    ):
+        np.testing.assert_allclose(part[..., :3], (a * own + b * other + c)[..., :3], atol=1e-3)
 
 
 def test_left_out_votes_hardly_move_with_their_own_labels() -> None:
@@ -301,6 +318,27 @@ def test_the_fit_finds_what_both_media_say(clips: int | None) -> None:
         crossed = network.scores(other_v.x[i], other_a.x[(i + 1) % 60], every, every)[0]
         rejected += crossed[:, [label, (label + 1) % CLASSES]].max(0).tolist()
     assert np.mean(kept) > 0.5 and np.mean(kept) > 2 * np.mean(rejected)
+
+
+def test_the_judges_learn_from_the_pairs_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture's left-out votes with the sound's left-out votes, and the labels of each."""
+    taught: list[Scene] = []
+    monkeypatch.setattr(module, "fit_judges", lambda found, *_: taught.extend(found) or original(found[:4]))
+    original = fit_judges
+    visual, audio, config = items(12), items(12, 1, kind=1), FitConfig()
+    pairs = [(0, 0), (0, 5), (7, 2), (11, 11)]
+    fit(visual, audio, pairs, config)
+    seeing, hearing = fit_medium(visual, 12, config), fit_medium(audio, 12, config)
+    for scene_, (i, j) in zip(taught, pairs, strict=True):
+        np.testing.assert_array_equal(scene_.visual, seeing.loo[i])
+        np.testing.assert_allclose(scene_.audio, hearing.loo[j] * config.audio_share, rtol=1e-6)
+        for got, wanted in (
+            (scene_.seen, visual.valid[i]),
+            (scene_.heard, audio.valid[j]),
+            (scene_.visible, visual.labels[i]),
+            (scene_.audible, audio.labels[j]),
+        ):
+            np.testing.assert_array_equal(got, wanted)
 
 
 def test_the_fit_is_reproducible() -> None:

@@ -256,6 +256,14 @@ def test_chunks_resume(tmp_path: Path, make: Callable[..., None]) -> None:
     assert asked == []
 
 
+def test_every_chunk_draws_its_own_crops(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
+    options = {"smallest": 0.3, "mixed": 0.0, "seed": 1, "prefix": "p", "size": 4}
+    picture_chunks(tmp_path, TINY, lambda _: pixels, [0] * 12, teacher, **options)  # type: ignore[arg-type]
+    drawn = {row.tobytes() for c in chunks(tmp_path, "p") for row in np.asarray(c.inputs)}
+    assert len(drawn) == 12
+
+
 def test_the_mark_of_a_whole_chunk_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     original = views.atomic_stream
