@@ -36,6 +36,7 @@ from avtool.training.recipe import (
     trials,
     write,
 )
+from benchmarks import avepm
 from tests.features.samples import features
 from tests.training import small
 
@@ -225,3 +226,58 @@ def test_a_loco_release_is_a_model_too(
     got = localizer.run(features(20, visual=material.visual.x[0, :20], audio=material.audio.x[0, :20]), 0, 20)
     assert got.curve.shape == (20, 3) and got.levels is not None and len(got.levels) == 2
     assert got.curve.min() >= 0 and got.curve.max() <= 1
+
+
+# ---------------------------------------------------------------- the benchmark's figures
+
+
+def labelled(*labels: int) -> list[LabelledClip]:
+    return [LabelledClip(Path("x"), label, 1.0, 3.0, 4.0) for label in labels]
+
+
+def test_ranks_and_their_shares() -> None:
+    clips = labelled(0, 1, 2, 0)
+    rows = [
+        proposals((0, 4, 0, 0.9), (0, 4, 1, 0.95)),  # second
+        proposals((0, 4, 1, 0.5), (0, 4, 0, 0.25)),  # first
+        proposals((0, 4, 1, 0.5)),  # not found
+        None,  # not asked
+    ]
+    got = avepm.ranks(rows, clips, 9)
+    assert got[:2].tolist() == [1, 0] and got[2] >= 9 and np.isnan(got[3])
+    assert (avepm.top(got, 1), avepm.top(got, 2), avepm.top(got, 5)) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
+
+
+def test_segments_take_the_strongest_event() -> None:
+    clip = labelled(1)[0]
+    assert avepm.segment_truth(clip, 8).tolist() == [-1, -1, 1, 1, 1, 1, -1, -1]
+    found = proposals((0.0, 2.0, 0, 0.5), (1.0, 3.0, 1, 0.8), (3.0, 4.0, 2, 0.1))
+    assert avepm.segment_guess(found, 8, 0.3).tolist() == [0, 0, 1, 1, 1, 1, -1, -1]
+    assert avepm.segment_hits([found, None], [clip, clip], 0.3)[0] == 0.75
+    assert np.isnan(avepm.segment_hits([found, None], [clip, clip], 0.3)[1])
+
+
+def test_floor_and_ceiling() -> None:
+    clips = labelled(0, 1, 2, 0, 1, 2)
+    right = avepm.constant(clips, lambda i: clips[i].label)
+    nothing = avepm.constant(clips, lambda i: None)
+    assert avepm.top(avepm.ranks(right, clips, 9), 1) == 1 and avepm.top(avepm.ranks(nothing, clips, 9), 5) == 0
+    assert avepm.segment_hits(right, clips, 0.5).tolist() == [0.5] * 6  # the event fills half
+    assert avepm.segment_hits(nothing, clips, 0.5).tolist() == [0.5] * 6  # and so does the rest
+    assert avepm.maps(right, clips) == pytest.approx([100, 100, 0]) and avepm.maps(nothing, clips) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swapped_sound_is_of_another_class(seed: int) -> None:
+    clips = labelled(*[0] * 5, *[1] * 4, *[2] * 6)
+    order = avepm.derangement(clips, np.random.default_rng(seed))
+    assert sorted(order.tolist()) == list(range(15))
+    assert all(clips[i].label != clips[j].label for i, j in enumerate(order))
+
+
+def test_the_interval_of_a_difference() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.random(400) < 0.6).astype(float), (rng.random(400) < 0.4).astype(float)
+    mean, low, high = avepm.paired_interval(first, second, rng)
+    assert mean == pytest.approx(100 * (first - second).mean()) and low < mean < high and 8 < high - low < 20
+    assert avepm.paired_interval(first, first, rng) == (0, 0, 0)
