@@ -340,7 +340,7 @@ def write(release: Release, corpus: Corpus, out: Path) -> None:
         'segment = "1/2" # seconds',
         'stride = "1/2"',
         "window = 20 # segments",
-        "hop = 10",
+        "hop = 5",
         'visual = ["mini"]',
         'audio = ["mini"]',
         f'licence = "{LICENCE}"',
