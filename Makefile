@@ -16,6 +16,7 @@ export PIP_REQUIRE_VIRTUALENV := 1
 
 demo: $(VENV)/installed
 	$(BIN)/avtool localize examples/demo.mp4 -o $(DEMO_OUT) --overwrite
+	@cat $(DEMO_OUT)/demo.events.srt
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST)
