@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,9 @@ FULL_SECONDS = 0.003  # between two looks at a ring that is full
 READ_BYTES = 262_144  # at once
 BATCH_BYTES, BATCH_PIECES, BATCH_SECONDS = 262_144, 256, 0.05  # messages are held back so far, or for so long
 
-HEADER = struct.Struct("<cIQ")  # kind, bytes of JSON, bytes of payload
+# kind, bytes of JSON, bytes of payload; row or first sample, seconds, height or samples, width, place of the pixels
+HEADER = struct.Struct("<c3xIQqdIIq")
+SAME, INSIDE = -1, -2  # places: the pixels are those of the picture before, or the payload; else an offset in the ring
 PICTURE, SOUND, PROGRESS, REPORT, PROBED, ERROR = b"P", b"S", b"G", b"R", b"M", b"E"
 
 _ROOT = str(Path(avtool.errors.__file__).parent.parent)
@@ -137,9 +139,9 @@ class DecodeChild:
             InputError: also when the child crashed, hung or ran out of memory.
         """
         asked = {"do": "probe", "limits": asdict(limits or Limits()), "audio_track": audio_track}
-        for kind, meta, _ in self._ask(path, asked):
-            if kind == PROBED:
-                return _media_from(meta, path)
+        for message in self._ask(path, asked):
+            if message.kind == PROBED:
+                return _media_from(message.meta, path)
         raise AssertionError("the child ended a request without an answer")
 
     def decode(
@@ -152,20 +154,18 @@ class DecodeChild:
             UsageError: there is no such audio track.
         """
         pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
-        for kind, meta, payload in self._ask(path, {"do": "decode", **_request_to(request)}):
-            if kind == PICTURE:
-                pixels = self._pixels(meta, payload, pixels)
-                yield Picture(meta["row"], meta["time"], pixels)
-            elif kind == SOUND:
-                yield Sound(meta["start"], _samples(meta, payload))
-            elif kind == PROGRESS and on_progress is not None:
-                on_progress(meta["stage"], meta["done"], meta["total"])
-            elif kind == REPORT:
-                yield _report_from(meta, path)
+        for message in self._ask(path, {"do": "decode", **_request_to(request)}):
+            if message.kind == PICTURE:
+                pixels = self._pixels(message, pixels)
+                yield Picture(message.number, message.time, pixels)
+            elif message.kind == SOUND:
+                yield Sound(message.number, _samples(message))
+            elif message.kind == PROGRESS and on_progress is not None:
+                on_progress(message.meta["stage"], message.meta["done"], message.meta["total"])
+            elif message.kind == REPORT:
+                yield _report_from(message.meta, path)
 
-    def _ask(
-        self, path: str | os.PathLike[str], asked: Mapping[str, Any]
-    ) -> Iterator[tuple[bytes, dict[str, Any], bytearray]]:
+    def _ask(self, path: str | os.PathLike[str], asked: Mapping[str, Any]) -> Iterator[_Message]:
         """Sends a request and yields the answers up to the last; a request that is left early ends the child."""
         self.start()
         whole = False
@@ -173,29 +173,27 @@ class DecodeChild:
             name = base64.b64encode(os.fsencode(os.path.abspath(os.fspath(path)))).decode()
             self._send(json.dumps({**asked, "path": name}).encode() + b"\n")
             while not whole:
-                kind, meta, payload = self._receive()
-                whole = kind in (REPORT, PROBED, ERROR)
-                if kind == ERROR:
-                    raise _error_from(meta)
-                yield kind, meta, payload
+                message = self._receive()
+                whole = message.kind in (REPORT, PROBED, ERROR)
+                if message.kind == ERROR:
+                    raise _error_from(message.meta)
+                yield message
         except _Gone as gone:
             raise self._explain(path, gone) from None
         finally:
             if not whole:
                 self.close()
 
-    def _pixels(
-        self, meta: Mapping[str, Any], payload: bytearray, last: npt.NDArray[np.uint8]
-    ) -> npt.NDArray[np.uint8]:
+    def _pixels(self, message: _Message, last: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The pixels of a picture message: out of the ring, out of the message, or those of the picture before."""
-        if meta["same"]:
+        if message.place == SAME:
             return last
-        shape = tuple(meta["shape"])
-        if meta["offset"] is None:
-            pixels = np.frombuffer(payload, np.uint8).reshape(shape)
+        shape = (message.height, message.width, 3)
+        if message.place == INSIDE:
+            pixels = np.frombuffer(message.payload, np.uint8).reshape(shape)
         else:
             assert self._ring is not None and self._taken is not None
-            pixels = np.ndarray(shape, np.uint8, self._ring, meta["offset"]).copy()
+            pixels = np.ndarray(shape, np.uint8, self._ring, message.place).copy()
             self._taken += 1
         pixels.setflags(write=False)
         return pixels
@@ -207,10 +205,11 @@ class DecodeChild:
         except OSError:
             raise _Gone from None
 
-    def _receive(self) -> tuple[bytes, dict[str, Any], bytearray]:
+    def _receive(self) -> _Message:
         assert self._reader is not None
-        kind, meta, payload = HEADER.unpack(self._reader.take(HEADER.size))
-        return kind, json.loads(self._reader.take(meta)), self._reader.take(payload)
+        kind, size, rest, number, seconds, height, width, place = HEADER.unpack(self._reader.take(HEADER.size))
+        meta = json.loads(self._reader.take(size)) if size else {}
+        return _Message(kind, number, seconds, height, width, place, meta, self._reader.take(rest))
 
     def _explain(self, path: str | os.PathLike[str], gone: _Gone) -> InputError:
         assert self._process is not None
@@ -229,6 +228,19 @@ class DecodeChild:
         else:
             why = f"the decoder ended without an answer (status {code})"
         return InputError(f"{printable(path)} cannot be decoded", why, "re-encode the file, for example with ffmpeg")
+
+
+class _Message(NamedTuple):
+    """What the child says: a kind, numbers for pictures and sound, facts for the rest."""
+
+    kind: bytes
+    number: int  # row, or first sample
+    time: float  # seconds
+    height: int  # pixels, or samples
+    width: int
+    place: int  # of the pixels
+    meta: dict[str, Any]
+    payload: bytearray
 
 
 class _Reader:
@@ -361,8 +373,8 @@ def _report_from(meta: Mapping[str, Any], path: str | os.PathLike[str]) -> Decod
     return DecodeReport(**{**meta, "media": _media_from(meta["media"], path), "notices": notices})
 
 
-def _samples(meta: Mapping[str, Any], payload: bytearray) -> npt.NDArray[np.float32]:
-    return np.frombuffer(payload, np.float32) if payload else np.zeros(meta["samples"], np.float32)
+def _samples(message: _Message) -> npt.NDArray[np.float32]:
+    return np.frombuffer(message.payload, np.float32) if message.payload else np.zeros(message.height, np.float32)
 
 
 def _error_from(meta: Mapping[str, Any]) -> Exception:
@@ -436,18 +448,19 @@ class Server:
             if isinstance(item, Picture):
                 self._picture(item)
             elif isinstance(item, Sound):
-                silent = not item.samples.any()
-                payload = None if silent else np.ascontiguousarray(item.samples)
-                self._send(SOUND, {"start": item.start, "samples": len(item.samples)}, payload)
+                payload = np.ascontiguousarray(item.samples) if item.samples.any() else None  # silence is a number
+                self._send(SOUND, (item.start, 0.0, len(item.samples), 0, 0), payload)
             else:
                 self._send(REPORT, {**asdict(item), "media": _media_to(item.media)})
 
     def _picture(self, picture: Picture) -> None:
-        pixels = picture.pixels
-        same = pixels is self._sent
-        offset = self._given[1] if self._given is not None and self._given[0] is pixels else None
-        meta = {"row": picture.row, "time": picture.time, "shape": pixels.shape, "same": same, "offset": offset}
-        self._send(PICTURE, meta, pixels if not same and offset is None else None)
+        pixels, place = picture.pixels, INSIDE
+        if pixels is self._sent:
+            place = SAME
+        elif self._given is not None and self._given[0] is pixels:
+            place = self._given[1]
+        height, width, _ = pixels.shape
+        self._send(PICTURE, (picture.row, picture.time, height, width, place), pixels if place == INSIDE else None)
         self._sent = pixels
 
     def _allocate(self, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
@@ -485,13 +498,20 @@ class Server:
     def _error(self, kind: str, what: str, why: str, hint: str) -> None:
         self._send(ERROR, {"type": kind, "what": what, "why": why, "hint": hint})
 
-    def _send(self, kind: bytes, meta: Mapping[str, Any], payload: npt.NDArray[Any] | None = None) -> None:
-        text = json.dumps(meta).encode()
+    def _send(
+        self,
+        kind: bytes,
+        facts: tuple[int, float, int, int, int] | Mapping[str, Any],
+        payload: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Queues a message; what ends a request, or fills the batch, sends it."""
+        text = json.dumps(facts).encode() if isinstance(facts, Mapping) else b""
+        numbers = (0, 0.0, 0, 0, 0) if isinstance(facts, Mapping) else facts
         body = memoryview(b"") if payload is None else payload.reshape(-1).view(np.uint8).data
         now = time.monotonic()
         if not self._batch:
             self._batch_since = now
-        self._batch += (HEADER.pack(kind, len(text), len(body)) + text, body)
+        self._batch += (HEADER.pack(kind, len(text), len(body), *numbers) + text, body)
         self._batch_bytes += len(text) + len(body)
         full = self._batch_bytes > BATCH_BYTES or len(self._batch) >= BATCH_PIECES
         if full or kind in (REPORT, PROBED, ERROR) or now - self._batch_since > BATCH_SECONDS:
