@@ -14,6 +14,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ SCORE = 0.05
 
 def joined(parts: list[Features]) -> Features:
     """One long file after the other."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(p, name) for p in parts])
         for name in ("visual", "audio", "visual_tags", "audio_tags", "seen", "heard")
     }
