@@ -16,9 +16,11 @@ import time
 TYPE_CHECKING = False  # as in the package's __init__
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
 EXIT_CODE = 130
 _PARK_SECONDS = 0.2  # time for the main thread to come back to Python before cleaning starts without it
+_POSTPONE_SECONDS = 0.8  # longest that `Postponed` is respected
 _GRACE_SECONDS = 1.2  # cleaning that takes longer than this is given up
 _CANNOT_WRITE = 6  # errors.OutputError
 _MESSAGE = "interrupted: nothing half-written is left, finished files are kept\n"
@@ -26,6 +28,8 @@ _MESSAGE = "interrupted: nothing half-written is left, finished files are kept\n
 _cleanups: list[Callable[[], object]] = []
 _parked = False
 _stopping = False
+_postponed = 0  # how many `Postponed` are open
+_signalled = False  # the handler ran
 
 
 def on_interrupt(cleanup: Callable[[], object]) -> Callable[[], None]:
@@ -46,6 +50,23 @@ def on_interrupt(cleanup: Callable[[], object]) -> Callable[[], None]:
     return forget
 
 
+class Postponed:
+    """What the main thread does inside is finished before an interrupt holds it still: what must not stay half done.
+
+    For moments like starting a process, which nobody could end before its number is known.
+    """
+
+    def __enter__(self) -> None:
+        global _postponed
+        _postponed += 1
+
+    def __exit__(self, *_: object) -> None:
+        global _postponed
+        _postponed -= 1
+        if _signalled and not _postponed:
+            _hold_still()
+
+
 def install() -> None:
     """Takes over SIGINT, SIGTERM and SIGHUP. Only for a process that is all avtool's, so never called on import."""
     if os.name != "posix":  # set_wakeup_fd wants a socket there; the plain handler is what is left
@@ -64,9 +85,16 @@ def install() -> None:
 
 def _park(signum: int, frame: object) -> None:
     """Holds the main thread until the process ends; a second signal ends it at once."""
-    global _parked
-    if _parked and _stopping:
+    global _signalled
+    if _signalled and _stopping:
         os._exit(EXIT_CODE)
+    _signalled = True
+    if _stopping or not _postponed:
+        _hold_still()
+
+
+def _hold_still() -> NoReturn:
+    global _parked
     _parked = True
     while True:
         time.sleep(60)
@@ -75,8 +103,8 @@ def _park(signum: int, frame: object) -> None:
 def _watch(read_end: int) -> None:
     os.read(read_end, 1)
     _thread.start_new_thread(_leave_after, (_GRACE_SECONDS,))
-    deadline = time.monotonic() + _PARK_SECONDS
-    while not _parked and time.monotonic() < deadline:
+    begin = time.monotonic()
+    while not _parked and time.monotonic() - begin < (_POSTPONE_SECONDS if _postponed else _PARK_SECONDS):
         time.sleep(0.005)
     _stop()
 

@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 import avtool.errors
+from avtool import interrupts
 from avtool.errors import AvtoolError, InputError
 from avtool.files import printable
 from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, PictureSpec, Progress, Sound
@@ -53,7 +54,7 @@ BATCH_BYTES, BATCH_PIECES, BATCH_SECONDS = 262_144, 256, 0.05  # messages are he
 # kind, bytes of JSON, bytes of payload; row or first sample, seconds, height or samples, width, place of the pixels
 HEADER = struct.Struct("<c3xIQqdIIq")
 SAME, INSIDE = -1, -2  # places: the pixels are those of the picture before, or the payload; else an offset in the ring
-PICTURE, SOUND, PROGRESS, REPORT, PROBED, ERROR = b"P", b"S", b"G", b"R", b"M", b"E"
+TAKEN, PICTURE, SOUND, PROGRESS, REPORT, PROBED, ERROR = b"T", b"P", b"S", b"G", b"R", b"M", b"E"
 
 _ROOT = str(Path(avtool.errors.__file__).parent.parent)
 
@@ -95,24 +96,14 @@ class DecodeChild:
         self.close()
         shared = _shared_memory()
         try:
-            arguments = ["-1" if shared is None else str(shared), str(self._stall), str(self._memory)]
-            self._process = subprocess.Popen(
-                # -P: the working folder may hold a file called numpy.py
-                [sys.executable, "-P", "-m", "avtool.media.child", *arguments],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=() if shared is None else (shared,),
-                process_group=0,  # Ctrl-C is the parent's to handle
-            )
+            with interrupts.Postponed():  # an interrupt in the middle would not know whom to end
+                self._process = _spawn(["-1" if shared is None else str(shared), str(self._stall), str(self._memory)])
+                self._end = weakref.finalize(self, _kill, self._process)
             self._ring = None if shared is None else mmap.mmap(shared, RING_BYTES)
             self._taken = None if self._ring is None else np.ndarray(1, np.int64, self._ring)
         finally:
             if shared is not None:
                 os.close(shared)
-        self._end = weakref.finalize(self, _kill, self._process)
         assert self._process.stdout is not None
         _widen(self._process.stdout)
         self._reader = _Reader(self._process.stdout.fileno(), self._stall)
@@ -167,11 +158,10 @@ class DecodeChild:
 
     def _ask(self, path: str | os.PathLike[str], asked: Mapping[str, Any]) -> Iterator[_Message]:
         """Sends a request and yields the answers up to the last; a request that is left early ends the child."""
-        self.start()
         whole = False
         try:
             name = base64.b64encode(os.fsencode(os.path.abspath(os.fspath(path)))).decode()
-            self._send(json.dumps({**asked, "path": name}).encode() + b"\n")
+            self._hand_over(json.dumps({**asked, "path": name}).encode() + b"\n")
             while not whole:
                 message = self._receive()
                 whole = message.kind in (REPORT, PROBED, ERROR)
@@ -183,6 +173,22 @@ class DecodeChild:
         finally:
             if not whole:
                 self.close()
+
+    def _hand_over(self, line: bytes) -> None:
+        """Returns when a child has taken the request; one that died before it could is replaced, once.
+
+        A death between two requests need not show before: the kernel may still be taking threads of the child down.
+        """
+        for replaceable in (True, False):
+            self.start()
+            try:
+                self._send(line)
+                self._receive()
+                return
+            except _Gone as gone:
+                if gone.hung or not replaceable:
+                    raise
+            self.close()
 
     def _pixels(self, message: _Message, last: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """The pixels of a picture message: out of the ring, out of the message, or those of the picture before."""
@@ -301,6 +307,21 @@ def _shared_memory() -> int | None:
     return fd
 
 
+def _spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
+    shared = int(arguments[0])
+    return subprocess.Popen(
+        # -P: the working folder may hold a file called numpy.py
+        [sys.executable, "-P", "-m", "avtool.media.child", *arguments],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
+        env=_environment(),
+        pass_fds=() if shared < 0 else (shared,),
+        process_group=0,  # Ctrl-C is the parent's to handle
+    )
+
+
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH")) if p)
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -404,13 +425,17 @@ class Server:
         self._batch: list[bytes | memoryview] = []  # messages not sent yet
         self._batch_bytes, self._batch_since = 0, 0.0
 
+    def listen(self) -> None:
+        """Starts to take requests, and to watch for the end of the parent."""
+        threading.Thread(target=self._listen, daemon=True).start()
+
     def run(self) -> NoReturn:
         """Serves for ever; the listening thread ends the process."""
-        threading.Thread(target=self._listen, daemon=True).start()
         while True:
             self._patience(0)
             asked = self._requests.get()
             self._patience(self._limit)
+            self._send(TAKEN, {})
             self._answer(asked)
 
     def _listen(self) -> NoReturn:
@@ -514,7 +539,7 @@ class Server:
         self._batch += (HEADER.pack(kind, len(text), len(body), *numbers) + text, body)
         self._batch_bytes += len(text) + len(body)
         full = self._batch_bytes > BATCH_BYTES or len(self._batch) >= BATCH_PIECES
-        if full or kind in (REPORT, PROBED, ERROR) or now - self._batch_since > BATCH_SECONDS:
+        if full or kind in (TAKEN, REPORT, PROBED, ERROR) or now - self._batch_since > BATCH_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
@@ -557,9 +582,11 @@ def main(arguments: list[str]) -> NoReturn:
     _limit_memory(memory)
     out = os.dup(1)
     os.dup2(2, 1)  # nothing that a library prints may reach the parent as a message
+    server = Server(out, shared, stall)
+    server.listen()
     import avtool.media.decoding  # noqa: F401  ready before the first request
 
-    Server(out, shared, stall).run()
+    server.run()
 
 
 if __name__ == "__main__":
