@@ -283,12 +283,17 @@ def output_names(
         folder = _folder_for(path, out_dir, beside, root)
         if folder not in folds:
             folds[folder] = _folds_case(folder) if fold_case is None else fold_case
-        stem = short_stem(path.stem)
+        stem = short_stem(_stem(path, kind))
         files = {name: folder / f"{stem}.{kind}.{ext}" for name, ext in extensions.items()}
         for file in files.values():
             _refuse_collision(file, path, taken.setdefault(_key(file, folds[folder]), path), sources)
         plans[path] = OutputPlan(path, folder, files)
     return plans
+
+
+def _stem(path: Path, kind: str) -> str:
+    """A result made from a result keeps the name of the video: NAME.events.json gives NAME.events.srt."""
+    return path.stem.removesuffix(f".{kind}") if path.suffix == ".json" else path.stem
 
 
 def short_stem(stem: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from fractions import Fraction
@@ -15,7 +15,21 @@ from avtool.errors import UsageError
 
 NMS_METHODS = ("gaussian", "linear", "hard")
 PROGRESS = ("auto", "plain", "json", "none")
-FORMATS = ("json", "srt")
+FORMATS: Mapping[str, str] = {  # name -> extension of NAME.events.<extension>
+    "json": "json",
+    "srt": "srt",
+    "vtt": "vtt",
+    "csv": "csv",
+    "tsv": "tsv",
+    "audacity": "audacity.txt",
+    "eaf": "eaf",
+    "otio": "otio",
+    "edl": "edl",
+    "textgrid": "TextGrid",
+    "chapters": "chapters.txt",
+    "ffmetadata": "ffmetadata",
+}
+DEFAULT_FORMATS = ("json", "srt")
 ENVIRONMENT_PREFIX = "AVTOOL_"
 STDOUT = "-"
 
@@ -81,7 +95,8 @@ class OutputSettings:
         _require(self.progress in PROGRESS, "progress", f"one of {', '.join(PROGRESS)}")
         for name in self.formats:
             if name not in FORMATS:
-                raise UsageError(f"no format '{name}'", f"formats: {', '.join(FORMATS)}", did_you_mean(name, FORMATS))
+                known = list(FORMATS)
+                raise UsageError(f"no format '{name}'", f"formats: {', '.join(known)}", did_you_mean(name, known))
         if self.beside and self.output is not None:
             raise UsageError("--beside and --output contradict each other", hint="give only one of the two")
 
@@ -108,6 +123,11 @@ def resolve(
         if name in _CONVERTERS and value is not None and value != () and value != []:
             merged[name] = _convert(name, value, f"--{name.replace('_', '-')}")
     return _build(Settings, merged), _build(OutputSettings, merged)
+
+
+def extensions(formats: Iterable[str]) -> dict[str, str]:
+    """Format name -> extension, for `files.output_names`."""
+    return {name: FORMATS[name] for name in formats}
 
 
 def parse_time(text: str | int | float | Fraction) -> Fraction:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avtool.errors import InputError
+from avtool.errors import InputError, UsageError
+from avtool.files import printable
 
 SCHEMA = "avtool timeline 1"
 CANDIDATE_FLOOR = 0.05  # candidates below this score are not stored
@@ -178,6 +179,36 @@ def from_json(text: str | bytes, folder: Path | None = None) -> Timeline:
     if folder is None:
         return timeline
     return replace(timeline, media=replace(timeline.media, path=os.path.normpath(folder / timeline.media.path)))
+
+
+def read_timeline(path: Path) -> Timeline:
+    """Reads a result file; `media.path` is then as seen from here.
+
+    Raises:
+        InputError: it cannot be read, or is not a timeline of this schema.
+    """
+    shown = printable(path)
+    hint = "a timeline is what localize writes: NAME.events.json"
+    try:
+        return from_json(path.read_bytes(), path.parent)
+    except OSError as error:
+        raise InputError(f"cannot read {shown}", error.strerror or str(error), hint) from error
+    except InputError as error:
+        raise InputError(f"{shown} is {error.what}", error.why, hint) from error
+
+
+def at_score(timeline: Timeline, min_score: float) -> Timeline:
+    """The timeline with the events that `localize --min-score` would have found, taken from its candidates.
+
+    Raises:
+        UsageError: candidates of so low a score are not stored.
+    """
+    if not CANDIDATE_FLOOR <= min_score <= 1:
+        why = f"a timeline holds candidates from a score of {CANDIDATE_FLOOR} on"
+        raise UsageError(f"--min-score {min_score:g} is out of range", why, "localize the video again")
+    strong = [c for c in timeline.candidates if c.score >= min_score]
+    best = sorted(strong, key=lambda e: (-e.score, e.start, e.end, e.label))[: timeline.run.settings.get("max_events")]
+    return replace(timeline, events=tuple(sorted(best, key=lambda e: (e.start, e.end, e.label, -e.score))))
 
 
 def relative_path(path: str | os.PathLike[str], folder: Path) -> str:

@@ -79,7 +79,7 @@ def is_finished(one: OutputPlan, fingerprint: str, replace: bool) -> bool:
 
 def _existing(path: Path, replace: bool) -> Timeline | None:
     try:
-        return from_json(path.read_bytes())
+        return from_json(path.read_bytes(), path.parent)
     except FileNotFoundError:
         return None
     except (OSError, InputError) as error:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool import __version__, interrupts
-from avtool.cli import batch, console, extract, inspect, localize, weights
+from avtool.cli import batch, console, export, extract, inspect, localize, weights
 from avtool.errors import AvtoolError, DeviceError, Interrupted, OutputError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 for name, function, summary in (
     ("localize", localize.command, "Find what can be both heard and seen in videos."),
+    ("export", export.command, "Write timelines in other formats."),
     ("extract-features", extract.command, "Write the features of videos as .npz."),
     ("batch", batch.command, "Localize every video of a folder, resumably."),
     ("models", inspect.models, "List the models, their classes and licences."),

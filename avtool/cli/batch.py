@@ -11,7 +11,7 @@ import typer
 from avtool.cli import console, options
 from avtool.errors import AvtoolError, BatchFailures, InputError, OutputError, UsageError
 from avtool.files import OutputPlan, check_writable, output_names, printable
-from avtool.settings import FORMATS, STDOUT, OutputSettings, Settings, resolve
+from avtool.settings import DEFAULT_FORMATS, STDOUT, OutputSettings, Settings, extensions, resolve
 
 if TYPE_CHECKING:
     from avtool.batch.journal import Journal
@@ -71,9 +71,9 @@ def batch_folder(folder: Path, settings: Settings, output: OutputSettings) -> in
     if not folder.is_dir():
         raise InputError(f"{printable(folder)} is not a folder", hint="for single files: avtool localize FILE...")
     out = Path(str(output.output))
-    formats = dict.fromkeys(("json", *(output.formats or FORMATS)))  # the JSON says what is finished
+    formats = dict.fromkeys(("json", *(output.formats or DEFAULT_FORMATS)))  # the JSON says what is finished
     videos = list(find_videos(folder))
-    plans = list(output_names(videos, out, tuple(formats), root=folder).values())
+    plans = list(output_names(videos, out, extensions(formats), root=folder).values())
     check_writable(out)
     if not plans:
         console.current().warn("no videos were found", "no_videos", str(folder))

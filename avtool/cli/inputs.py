@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,9 @@ class Failures:
         return 0 if not codes else codes.pop() if len(codes) == 1 else BatchFailures.exit_code
 
 
-def plan(inputs: Sequence[str], output: OutputSettings, formats: Sequence[str], kind: str) -> list[OutputPlan]:
+def plan(
+    inputs: Sequence[str], output: OutputSettings, formats: Collection[str] | Mapping[str, str], kind: str
+) -> list[OutputPlan]:
     """Where the results of each input go, decided and tested before any work.
 
     Raises:

@@ -11,7 +11,7 @@ from avtool.cli import console, inputs, options
 from avtool.cli.console import clock
 from avtool.errors import UsageError
 from avtool.files import OutputPlan, printable
-from avtool.settings import FORMATS, STDOUT, OutputSettings, Settings, resolve
+from avtool.settings import DEFAULT_FORMATS, STDOUT, OutputSettings, Settings, extensions, resolve
 
 if TYPE_CHECKING:
     from avtool.session import Session
@@ -46,7 +46,8 @@ def command(
 ) -> int:
     """Find what can be both heard and seen in videos, and when.
 
-    Writes NAME.events.json and NAME.events.srt for every INPUT, and prints a table on a terminal.
+    Writes NAME.events.json and NAME.events.srt for every INPUT (-f chooses other formats), and prints a table on a
+    terminal.
     """
     settings, wanted = resolve(context.params, config)
     console.configure(wanted.progress, wanted.quiet)
@@ -55,10 +56,10 @@ def command(
 
 def localize_all(names: Sequence[str], settings: Settings, output: OutputSettings) -> int:
     """Localizes every input, goes on after a failure, and returns the exit code."""
-    formats = output.formats or (FORMATS if output.output != STDOUT else ("json",))
+    formats = output.formats or (DEFAULT_FORMATS if output.output != STDOUT else ("json",))
     if output.output == STDOUT and (len(formats) > 1 or (formats != ("json",) and len(names) > 1)):
         raise UsageError("standard output takes one result", hint="-f json, or a folder with -o DIR")
-    plans = inputs.plan(names, output, formats, kind="events")
+    plans = inputs.plan(names, output, extensions(formats), kind="events")
     failures = inputs.Failures()
     ready = inputs.admit(names, plans, settings, output, failures)
     if ready:

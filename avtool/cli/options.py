@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from avtool.settings import DEFAULT_FORMATS, FORMATS
+
 
 def _option(*names: str, help: str, metavar: str | None = None) -> typer.models.OptionInfo:
     info: typer.models.OptionInfo = typer.Option(*names, help=help, metavar=metavar, show_default=False)
@@ -18,6 +20,10 @@ Inputs = Annotated[
     typer.Argument(metavar="INPUT", help="Video files, or feature files (.npz) that avtool wrote.", show_default=False),
 ]
 Videos = Annotated[list[str], typer.Argument(metavar="INPUT", help="Video files.", show_default=False)]
+Timelines = Annotated[
+    list[str],
+    typer.Argument(metavar="TIMELINE", help="Timelines that localize wrote (NAME.events.json).", show_default=False),
+]
 Output = Annotated[
     str | None,
     _option(
@@ -36,7 +42,16 @@ BatchOutput = Annotated[
 Beside = Annotated[bool | None, _option("--beside", help="Write the results next to each input.")]
 Formats = Annotated[
     list[str] | None,
-    _option("-f", "--formats", metavar="LIST", help="Formats, separated by commas: json, srt. [default: json,srt]"),
+    _option(
+        "-f",
+        "--formats",
+        metavar="LIST",
+        help=f"Formats, separated by commas: {', '.join(FORMATS)}. [default: {','.join(DEFAULT_FORMATS)}]",
+    ),
+]
+OtherFormats = Annotated[
+    list[str] | None,
+    _option("-f", "--formats", metavar="LIST", help=f"Formats, separated by commas: {', '.join(FORMATS)}. [required]"),
 ]
 Model = Annotated[
     str | None, _option("--model", metavar="NAME", help="Localizer: a name from 'avtool models', or the path of one.")

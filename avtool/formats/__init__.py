@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from avtool.files import write_atomic
-from avtool.formats.subtitles import srt
-from avtool.timeline import Timeline, to_json
+from avtool.formats import annotate, editors, subtitles, tables
+from avtool.timeline import Timeline, relative_path, to_json
+
+WRITERS: Mapping[str, Callable[[Timeline], str]] = {
+    "json": to_json,
+    "srt": subtitles.srt,
+    "vtt": subtitles.vtt,
+    "csv": tables.csv,
+    "tsv": tables.tsv,
+    "audacity": annotate.audacity,
+    "eaf": annotate.eaf,
+    "otio": editors.otio,
+    "edl": editors.edl,
+    "textgrid": annotate.textgrid,
+    "chapters": editors.chapters,
+    "ffmetadata": editors.ffmetadata,
+}
 
 
 def render(timeline: Timeline, name: str, folder: Path | None = None) -> str:
@@ -15,10 +31,13 @@ def render(timeline: Timeline, name: str, folder: Path | None = None) -> str:
 
     Args:
         timeline: what was found.
-        name: "json" or "srt".
-        folder: where the file will lie; paths inside are relative to it.
+        name: one of `settings.FORMATS`.
+        folder: where the file will lie; paths inside are relative to it. None: `media.path` as it is.
     """
-    return to_json(timeline, folder) if name == "json" else srt(timeline)
+    if folder is None:
+        return WRITERS[name](timeline)
+    placed = replace(timeline, media=replace(timeline.media, path=relative_path(timeline.media.path, folder)))
+    return annotate.eaf(placed, folder) if name == "eaf" else WRITERS[name](placed)
 
 
 def write_all(timeline: Timeline, files: Mapping[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from itertools import pairwise
 
@@ -11,9 +12,11 @@ import webvtt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avtool.formats.subtitles import cues, plain, srt
-from avtool.timeline import Event
+from avtool.formats.labels import plain, spans
+from avtool.formats.subtitles import cues, srt, vtt
+from avtool.timeline import Event, Timeline
 from tests.cli.fakes import HOSTILE, make_timeline
+from tests.formats.timelines import TIMELINES
 
 
 def read(events: tuple[Event, ...]) -> list[tuple[int, int, str]]:
@@ -92,3 +95,46 @@ def test_at_every_moment_the_cue_lists_exactly_the_active_events(found: list[Eve
         lines = [line for start, end, text in shown if start <= moment < end for line in text]
         assert {line.split(" (")[0] for line in lines} == active
         assert len(lines) == len(active)
+
+
+@pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
+def test_webvtt_reads_the_same_events(timeline: Timeline) -> None:
+    captions = webvtt.from_string(vtt(timeline)).captions
+    lines = [line for line in vtt(timeline).split("\n") if "-->" in line]
+    clocks = [re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d{3}) --> (\d+):(\d\d):(\d\d\.\d{3})", line) for line in lines]
+    times = [
+        tuple(round(1000 * (int(m[i]) * 3600 + int(m[i + 1]) * 60 + float(m[i + 2]))) for i in (1, 4))
+        for m in clocks
+        if m
+    ]
+    assert times == [(start, end) for start, end, _ in spans(timeline.events)]
+    shown = [re.fullmatch(r"<c\.[\w-]+>(.*)</c> \((\d\.\d\d)\)", text) for text in (c.raw_text for c in captions)]
+    assert [(html.unescape(m[1]), m[2]) for m in shown if m] == [
+        (plain(e.label), f"{e.score:.2f}") for _, _, e in spans(timeline.events)
+    ]
+
+
+@pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
+def test_pysubs2_reads_webvtt_too(timeline: Timeline) -> None:
+    parsed = pysubs2.SSAFile.from_string(vtt(timeline), format_="vtt")
+    assert sorted((line.start, line.end) for line in parsed) == sorted(
+        (start, end) for start, end, _ in spans(timeline.events)
+    )
+
+
+@pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
+def test_pysubs2_reads_srt(timeline: Timeline) -> None:
+    parsed = pysubs2.SSAFile.from_string(srt(timeline), format_="srt")
+    assert [(line.start, line.end) for line in parsed] == [(start, end) for start, end, _ in cues(timeline.events)]
+
+
+def test_the_exact_webvtt() -> None:
+    assert vtt(make_timeline()) == ("WEBVTT\n\n1\n00:00:12.340 --> 00:00:15.020\n<c.dog-bark>dog bark</c> (0.91)\n")
+    assert vtt(make_timeline(events=())) == "WEBVTT\n"
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_label_is_one_cue(label: str) -> None:
+    timeline = make_timeline(events=(Event(0.0, 1.0, label, 0.5), Event(1.0, 2.0, "calm", 0.5)))
+    text = vtt(timeline)
+    assert text.count("-->") == 2 and len(webvtt.from_string(text).captions) == 2
