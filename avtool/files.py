@@ -6,10 +6,12 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
+import sys
 import time
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -18,8 +20,14 @@ from typing import BinaryIO
 
 from avtool.errors import OutputError, UsageError
 
+if sys.platform != "win32":  # there two processes may spoil each other's unfinished file, which its hash shows
+    import fcntl
+
 STEM_BYTES = 200  # file systems allow 255 bytes a name; the rest is room for ".events.<extension>"
 STALE_SECONDS = 3600.0  # an unfinished temporary that nobody has written to for this long belongs to nobody
+SPARE_BYTES = 64 << 20  # that stay free on a disk when something large is written to it
+PART = ".part"  # what follows the name of a file that grows over several attempts
+_POLL_SECONDS = 0.2  # between two looks whether another process is done with a file
 _PROBE = b"\0" * 4096  # one block: enough to find a full disk
 
 
@@ -238,6 +246,154 @@ def _sync_folder(folder: Path) -> None:
 def _output_error(path: Path, error: OSError) -> OutputError:
     why, hint = _REASONS.get(error.errno or 0, (error.strerror or type(error).__name__, "write elsewhere with -o DIR"))
     return OutputError(f"cannot write {printable(path)}", why, hint)
+
+
+# ---------------------------------------------------------------- growing over several attempts
+
+
+class Partial:
+    """A file next to its place, which it takes by `keep`; one process at a time has it, the next finds what is left.
+
+    Attributes:
+        size: bytes that are there.
+    """
+
+    def __init__(self, path: Path, stream: BinaryIO) -> None:
+        self._path, self._stream = path, stream
+        self.size = stream.seek(0, os.SEEK_END)
+
+    def read(self, chunk: int = 1 << 20) -> Iterator[bytes]:
+        """What is there, from the beginning."""
+        self._stream.seek(0)
+        while data := self._stream.read(chunk):
+            yield data
+
+    def write(self, data: bytes) -> None:
+        """Adds to the end."""
+        self._stream.write(data)
+        self.size += len(data)
+
+    def restart(self) -> None:
+        """Forgets what is there."""
+        self._stream.seek(0)
+        self._stream.truncate()
+        self.size = 0
+
+    def keep(self) -> None:
+        """Moves the file to its place; promises what `write_atomic` does."""
+        self._stream.flush()
+        _sync(self._stream.fileno())
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            self._stream.close()
+        os.replace(_part(self._path), self._path)
+        _sync_folder(self._path.parent)
+
+
+@contextmanager
+def partial(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Partial]:
+    """The unfinished file of `path`, as earlier attempts left it, for this process alone.
+
+    It stays for the next attempt unless it was kept or is empty. An OSError raised inside the block counts as a
+    failure to write, so catch those of a network before.
+
+    Args:
+        path: where the file will be; missing folders are made.
+        on_wait: called once if another process has it, before waiting for that one to end.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _open_alone(_part(path), on_wait) as stream:
+            file = Partial(path, stream)
+            try:
+                yield file
+            finally:
+                if file.size == 0 and not stream.closed:
+                    with suppress(OSError):
+                        os.unlink(_part(path))
+    except OSError as error:
+        raise _output_error(path, error) from error
+
+
+def unfinished(path: Path) -> int:
+    """Bytes of `path` that earlier attempts have brought; 0 if there are none or it is whole."""
+    with suppress(OSError):
+        return os.stat(_part(path)).st_size
+    return 0
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + PART)
+
+
+def _open_alone(path: Path, on_wait: Callable[[], None]) -> BinaryIO:
+    """Opens a file for reading and writing once no other process has it open so; the lock ends with the file."""
+    waited = False
+    while True:
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
+        try:
+            if _lock(stream) and _is_still(stream, path):
+                return stream
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
+        if not waited:
+            waited = True
+            on_wait()
+        time.sleep(_POLL_SECONDS)
+
+
+def _lock(stream: BinaryIO) -> bool:
+    """False while another process has the file."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # a file system without locks: better unguarded than not at all
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def _is_still(stream: BinaryIO, path: Path) -> bool:
+    """False if the file was renamed or removed by the one who had it before."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Finds out before any work whether `size` bytes can be written below `folder`, with SPARE_BYTES to spare.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    place = Path(os.path.abspath(folder))
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:
+        return  # a file system that does not say; writing will
+    if free < size + SPARE_BYTES:
+        what = f"not enough space in {printable(folder)}"
+        why = f"{size / 1e6:.0f} MB are needed and {SPARE_BYTES / 1e6:.0f} MB to spare, {free / 1e6:.0f} MB are free"
+        raise OutputError(what, why, "free some space, or choose another folder")
+
+
+def remove(path: Path) -> None:
+    """Removes a file if it is there.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _output_error(path, error) from error
 
 
 # ---------------------------------------------------------------- names

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HEADER_BYTES = 8 << 20  # far above any network's list of tensors, far below what hurts
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints keep their tensors
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+HDF5_HINT = "pip install 'avtool[hdf5]'"
 _UNUSED = "num_batches_tracked"  # batch norm counts its training steps; nothing reads it at inference
 
 
@@ -162,7 +164,7 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def unpack(source: Path, data: bytes) -> object:
-    """What a checkpoint (PyTorch or safetensors) of these bytes holds, unpickled without code.
+    """What a checkpoint (PyTorch, safetensors or Keras' HDF5) of these bytes holds, unpickled without code.
 
     Raises:
         WeightsError: damaged, or it holds code.
@@ -170,6 +172,9 @@ def unpack(source: Path, data: bytes) -> object:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load as load_bytes
+
+    if data.startswith(_HDF5):
+        return _unpack_hdf5(source, data)
 
     if data[8:9] == b"{":
         read_header(source)
@@ -201,11 +206,60 @@ def _refuse_packed(source: Path, data: bytes) -> None:
         raise WeightsError(f"{printable(source)} was refused", f"its {len(data)} bytes would unpack to {unpacked}")
 
 
+def _unpack_hdf5(source: Path, data: bytes) -> dict[str, Tensor]:
+    """Arrays of floating-point numbers by their path in the file, such as "fc1/fc1_W_1:0"; links are not followed."""
+    import torch
+
+    try:
+        import h5py
+    except ImportError as error:
+        what = f"{printable(source)} is an HDF5 file"
+        raise WeightsError(what, "h5py, which reads them, is not installed", HDF5_HINT) from error
+    tensors: dict[str, Tensor] = {}
+    room = 2 * len(data)
+
+    def take(name: str, item: Any) -> None:
+        nonlocal room
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.dtype.kind != "f" or item.external or item.is_virtual:
+            raise ValueError(f"{printable(name[:80])} is no array of floating-point numbers in this file")
+        room -= item.size * item.dtype.itemsize
+        if room < 0:
+            raise ValueError("its arrays are larger than the file")
+        tensors[name] = torch.from_numpy(item[()])
+
+    try:
+        with h5py.File(io.BytesIO(data), "r") as file:
+            file.visititems(take)
+    except Exception as error:  # HDF5 raises many kinds for damaged files
+        raise WeightsError(f"{printable(source)} was refused", first_line(error)) from error
+    return tensors
+
+
 def _unwrapped(state: object) -> object:
     """What lies under a wrapper's key, or `state` itself."""
     if isinstance(state, dict):
         return next((state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)), state)
     return state
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """True if every element has a place of its own without gaps: contiguous, or with its axes in another order."""
+    step = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous in memory of its own; copied only if it is not so already."""
+    import torch
+
+    alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if alone and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def plain_tensors(source: Path, loaded: object, limit: int) -> dict[str, Tensor]:
@@ -233,12 +287,12 @@ def plain_tensors(source: Path, loaded: object, limit: int) -> dict[str, Tensor]
             raise refuse(f"entry {printable(str(name)[:80])} is {type(tensor).__name__}, not a tensor")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise refuse(f"tensor {printable(name)} is sparse, quantized, complex or empty of data")
-        if not tensor.is_contiguous():
+        if not _is_dense(tensor):
             raise refuse(f"tensor {printable(name)} is an expanded or strided view")
         limit -= tensor.numel() * tensor.element_size()
         if limit < 0:
             raise refuse("its tensors are larger than the file")
         if not name.endswith(_UNUSED):
-            tensors[name] = tensor.detach().clone()
+            tensors[name] = _own(tensor.detach())
     check_finite(source, tensors)
     return tensors

@@ -22,6 +22,7 @@ LAYERS = {
     "avtool.media": 1,
     "avtool.weights": 1,
     "avtool.tensorfiles": 1,
+    "avtool.download": 1,
     "avtool.formats": 1,
     "avtool.features": 2,
     "avtool.models": 2,
@@ -44,7 +45,10 @@ FOREIGN = {
 }
 LIGHT = {"avtool.detect": set[str](), "avtool.evaluation": {"matplotlib"}, "avtool.formats": set[str]()}  # NumPy alone
 SMALL = {"avtool.__main__", "avtool.errors", "avtool.interrupts"}  # standard library alone, at any depth
-INSIDE_FUNCTIONS = {"avtool.tensorfiles": {"torch"}, "avtool.weights": {"torch"}}  # a checkpoint cannot be read without
+INSIDE_FUNCTIONS = {
+    "avtool.tensorfiles": {"torch", "h5py"},
+    "avtool.weights": {"torch"},
+}  # a checkpoint cannot be read without
 
 
 def module_name(file: Path, root: Path) -> str:

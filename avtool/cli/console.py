@@ -19,6 +19,7 @@ from avtool.files import printable
 PLAIN_STEP = 0.1  # of a stage, between two plain lines
 QUIET_SECONDS = 5.0  # without a terminal, short runs pass without progress lines
 REFRESH_SECONDS = 0.1
+Show = Callable[[float], str]
 
 
 class Console:
@@ -62,12 +63,18 @@ class Console:
             self._announcement = ""
             self._say({"device": device, "model": model}, "")
 
-    def progress(self, name: str) -> Progress:
-        """A progress display for one file: a context manager that is also the hook `on_progress`."""
+    def progress(self, name: str, show: Show | None = None) -> Progress:
+        """A progress display for one file: a context manager that is also the hook `on_progress`.
+
+        Args:
+            name: of the file.
+            show: how an amount is written; None: as seconds of media.
+        """
+        show = show or clock
         if self.kind == "bars":
-            return Bars()
+            return Bars(show)
         if self.kind in ("plain", "auto"):
-            return PlainLines(self, printable(name), 0.0 if self.kind == "plain" else QUIET_SECONDS)
+            return PlainLines(self, printable(name), 0.0 if self.kind == "plain" else QUIET_SECONDS, show)
         return JsonLines(self, name) if self.kind == "json" else Silence()
 
     def trace(self, lines: Sequence[str]) -> None:
@@ -128,6 +135,11 @@ def clock(seconds: float, decimals: int = 0) -> str:
     if decimals or whole >= 3600:
         return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}{tail}"
     return f"{whole // 60}:{whole % 60:02}"
+
+
+def megabytes(size: float) -> str:
+    """Bytes as MB of 1,000,000, with a decimal below 10."""
+    return f"{size / 1e6:.{1 if size < 9.95e6 else 0}f} MB"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
@@ -203,8 +215,8 @@ class Silence:
 class PlainLines(Silence):
     """One line every tenth of a stage, for logs."""
 
-    def __init__(self, console: Console, name: str, silent_seconds: float) -> None:
-        self._console, self._name = console, name
+    def __init__(self, console: Console, name: str, silent_seconds: float, show: Show) -> None:
+        self._console, self._name, self._show = console, name, show
         self._begin = time.monotonic() + silent_seconds
         self._next: dict[str, float] = {}
 
@@ -216,9 +228,8 @@ class PlainLines(Silence):
             return
         self._next[stage] = (int(share / PLAIN_STEP + 1e-9) + 1) * PLAIN_STEP if share < 1 else float("inf")
         if time.monotonic() >= self._begin:
-            self._console.note(
-                f"{self._name}: {stage} {int(share / PLAIN_STEP + 1e-9) * 10}%  {clock(done)} of {clock(total)}"
-            )
+            percent = int(share / PLAIN_STEP + 1e-9) * 10
+            self._console.note(f"{self._name}: {stage} {percent}%  {self._show(done)} of {self._show(total)}")
 
 
 class JsonLines(Silence):
@@ -239,6 +250,9 @@ class JsonLines(Silence):
 
 class Bars(Silence):
     """Bars on a terminal, one a stage. The caller refreshes them: no thread may write while the process is stopped."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
 
     def __enter__(self) -> Bars:
         from rich.console import Console as RichConsole
@@ -264,7 +278,7 @@ class Bars(Silence):
         self._forget()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
-        text = f"{clock(done)} / {clock(total)}" if total > 0 else clock(done)
+        text = f"{self._show(done)} / {self._show(total)}" if total > 0 else self._show(done)
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total or None, clock=text)
         self._bars.update(self._tasks[stage], completed=done, total=total or None, clock=text)

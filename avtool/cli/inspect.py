@@ -147,7 +147,7 @@ def doctor() -> int:
         ("cache", _cache_line),
         ("weights", _weights_line),
         ("models", _models_line),
-        ("network", lambda: "never used: avtool makes no connections"),
+        ("network", lambda: "used by 'avtool weights fetch' alone"),
     ]
     worst = 0
     for name, check in checks:
@@ -200,7 +200,7 @@ def _weights_line() -> str:
     damaged = [check.name for check in checks if check.state == "damaged"]
     if damaged:
         raise WeightsError(f"damaged: {', '.join(damaged)}")
-    return ", ".join(f"{check.name} {check.state}" for check in checks) or "none known"
+    return ", ".join(check.name for check in checks if check.state == "ok") or "none"
 
 
 def _models_line() -> str:

@@ -29,7 +29,7 @@ IDS = [" ".join(("avtool", *path)) for path, _ in EVERY]
 def test_the_commands_are_these() -> None:
     assert [" ".join(path) for path, _ in EVERY] == [
         "", "localize", "export", "extract-features", "batch", "models", "info", "doctor",
-        "weights", "weights list", "weights verify", "weights path", "weights import",
+        "weights", "weights list", "weights fetch", "weights verify", "weights path", "weights import",
     ]  # fmt: skip
 
 

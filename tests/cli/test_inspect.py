@@ -65,9 +65,9 @@ def test_weights_list_and_verify(avtool: Run, monkeypatch: pytest.MonkeyPatch) -
     assert ran.code == 0 and all(name in ran.out for name in weights.manifest())
     assert avtool("weights", "verify").code == 0
     checks = [weights.Check("x", "damaged", None, "cut short")]
-    monkeypatch.setattr(weights, "verify", lambda _: checks)
+    monkeypatch.setattr(weights, "verify", lambda *_: checks)
     ran = avtool("weights", "verify")
-    assert ran.code == 4 and "cut short" in ran.out
+    assert ran.code == 4 and "cut short" in ran.err
 
 
 def test_weights_path_and_import(avtool: Run, tmp_path: Path) -> None:
