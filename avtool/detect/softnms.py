@@ -10,16 +10,19 @@ Source: Bodla et al., Soft-NMS (2017); semantics of ActionFormer's `nms_1d_cpu` 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from avtool.detect.proposals import Proposals
+from avtool.detect.proposals import Proposals, from_pyramid
 from avtool.errors import UsageError
+from avtool.models.points import PyramidLevel
+from avtool.timegrid import Grid
 
 Method = Literal["gaussian", "linear", "hard"]
 Voting = Literal["unav", "actionformer"]
@@ -170,6 +173,43 @@ def suppress(
     return Proposals(
         kept.starts.astype(np.float64), kept.ends.astype(np.float64), proposals.labels[kept.indices], kept.scores
     )
+
+
+def detect_on_grid(
+    levels: Sequence[PyramidLevel],
+    grid: Grid,
+    duration: float,
+    *,
+    method: Method = "gaussian",
+    sigma: float = 0.4,
+    min_score: float = 0.001,
+    max_segments: int = 100,
+) -> Proposals:
+    """Detections of one whole video as UnAV and ActionFormer report them: suppressed on the grid, then in seconds.
+
+    Args:
+        levels: of the video, see `avtool.models.pyramid.pyramid_levels`.
+        grid: where the rows lie; row g stands for `g * stride + segment / 2` seconds (dave.md section 1).
+        duration: seconds; times are clamped to [0, duration].
+        method, sigma, min_score, max_segments: see `soft_nms`; the defaults are UnAV's test settings.
+
+    Returns:
+        At most `max_segments` detections in seconds, highest score first.
+    """
+    found = from_pyramid(levels, Grid(Fraction(0), Fraction(1)))
+    kept = soft_nms(
+        found.starts.astype(np.float32),
+        found.ends.astype(np.float32),
+        found.scores,
+        found.labels,
+        method=method,
+        sigma=sigma,
+        min_score=min_score,
+        max_segments=max_segments,
+    )
+    origin, stride = np.float32(grid.centre(0)), np.float32(grid.stride)
+    starts, ends = (np.clip(times * stride + origin, 0, duration) for times in (kept.starts, kept.ends))
+    return Proposals(starts.astype(np.float64), ends.astype(np.float64), found.labels[kept.indices], kept.scores)
 
 
 def _check(

@@ -245,6 +245,26 @@ class WindowAttention(Attention):
         return window_attention(q, k, v, mask, self.window)
 
 
+def check_inputs(visual: Tensor, audio: Tensor, mask: Tensor, visual_dim: int, audio_dim: int) -> None:
+    """Checks a batch of padded clips.
+
+    Args:
+        visual: (B, T, visual_dim).
+        audio: (B, T, audio_dim).
+        mask: (B, T) bool, valid rows first.
+
+    Raises:
+        UsageError: the tensors do not fit each other or the dimensions, or a valid row follows a padded one.
+    """
+    for name, x, width in (("visual", visual, visual_dim), ("audio", audio, audio_dim)):
+        if x.shape != (*mask.shape, width):
+            want = f"(B, T, {width}) for a mask {tuple(mask.shape)}"
+            raise UsageError(f"{name} features have the shape {tuple(x.shape)}", f"the network reads {want}")
+    if not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        hint = "put all valid rows first; zero the features of a row in between and leave it valid"
+        raise UsageError("the mask has a valid row after a padded one", "windows end at the last valid row", hint)
+
+
 class LoCo(nn.Module):
     """The network of dave.md section 2: encoders, local cross-modal pyramid, decoder, heads."""
 
@@ -283,7 +303,7 @@ class LoCo(nn.Module):
         Raises:
             UsageError: the tensors do not fit each other or the network, or a valid row follows a padded one.
         """
-        self._check(visual, audio, mask)
+        check_inputs(visual, audio, mask, self.config.visual_dim, self.config.audio_dim)
         mask = mask[:, None]  # (B, 1, T)
         v, a = self.encode(visual, audio, mask)
         logits, offsets, masks = [], [], []
@@ -315,16 +335,6 @@ class LoCo(nn.Module):
                         hooks.callback(hook.remove)
             self(visual, audio, mask)
         return tuple(found)
-
-    def _check(self, visual: Tensor, audio: Tensor, mask: Tensor) -> None:
-        """Raises UsageError unless the arguments of `forward` are what it says."""
-        for name, x, width in (("visual", visual, self.config.visual_dim), ("audio", audio, self.config.audio_dim)):
-            if x.shape != (*mask.shape, width):
-                want = f"(B, T, {width}) for a mask {tuple(mask.shape)}"
-                raise UsageError(f"{name} features have the shape {tuple(x.shape)}", f"the network reads {want}")
-        if not mask.is_meta and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-            hint = "put all valid rows first; zero the features of a row in between and leave it valid"
-            raise UsageError("the mask has a valid row after a padded one", "windows end at the last valid row", hint)
 
     def _pyramid(self, v: Tensor, a: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(V, A, mask) per level, (B, D, T_l) and (B, 1, T_l); both directions read the same inputs (dave.md 2.4)."""

@@ -27,22 +27,30 @@ def standardise(x: Floats, mean: Floats, scale: Floats) -> Floats:
     return normalise(x, mean, scale) * np.float32(x.shape[-1] ** 0.5)
 
 
-def pyramid_levels(output: LoCoOutput, present: npt.NDArray[np.bool_]) -> tuple[PyramidLevel, ...]:
-    """The pyramid of a batch of one as arrays; points where nothing was seen or heard are masked.
+def pyramid_levels(
+    output: LoCoOutput, present: npt.NDArray[np.bool_] | None = None, clip: int = 0
+) -> tuple[PyramidLevel, ...]:
+    """The pyramid of one clip as arrays, for `avtool.detect.proposals.from_pyramid`.
 
     Args:
-        output: of LoCo.
-        present: (T,) rows that were both seen and heard.
+        output: of LoCo or UnAV, with offsets per class or shared by the classes.
+        present: (T,) rows whose points count, e.g. those that were both seen and heard; None: the valid ones.
+        clip: which of the batch.
     """
     return tuple(
         PyramidLevel(
-            logits[0].float().cpu().numpy(),
-            offsets[0].float().cpu().numpy().reshape(logits.shape[1], -1, 2),
-            present[:: 2**k][: logits.shape[1]],
+            logits[clip].detach().float().cpu().numpy(),
+            _sides(offsets[clip].detach().float().cpu().numpy(), logits.shape[2]),
+            mask[clip].cpu().numpy() if present is None else present[:: 2**k][: logits.shape[1]],
             2**k,
         )
-        for k, (logits, offsets) in enumerate(zip(output.logits, output.offsets, strict=True))
+        for k, (logits, offsets, mask) in enumerate(zip(output.logits, output.offsets, output.masks, strict=True))
     )
+
+
+def _sides(offsets: Floats, classes: int) -> Floats:
+    """(T, 2C) -> (T, C, 2); (T, 2), shared by several classes, stays."""
+    return offsets if offsets.shape[1] != 2 * classes else offsets.reshape(len(offsets), classes, 2)
 
 
 class LoCoLocalizer:

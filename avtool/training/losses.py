@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from avtool.models.loco import LoCoConfig, LoCoOutput
 from avtool.models.points import pyramid_points
+from avtool.models.unav import UnAVConfig
 
 EPS = 1e-8
 TAU_START, TAU_LOW, TAU_HIGH = 0.07, 0.001, 0.5  # ALBEF's temperature and its limits
@@ -258,19 +259,20 @@ class LoCoLoss(nn.Module):
     Its parameters (projections, tau, sigma) train along with the network, its buffer belongs into checkpoints.
 
     Args:
-        config: of the network.
+        config: of the network; UnAV's has no correspondence loss.
         start: of the normaliser.
         momentum: of the normaliser.
     """
 
     normaliser: Tensor
 
-    def __init__(self, config: LoCoConfig, start: float = 250.0, momentum: float = 0.9) -> None:
+    def __init__(self, config: LoCoConfig | UnAVConfig, start: float = 250.0, momentum: float = 0.9) -> None:
         super().__init__()
         self.config, self.momentum = config, momentum
         self.register_buffer("normaliser", torch.tensor(float(start)))
-        self.correspondence = None
-        if config.lcf_weight:
+        self.correspondence, self.correspondence_weight = None, 0.0
+        if isinstance(config, LoCoConfig) and config.lcf_weight:
+            self.correspondence_weight = config.lcf_weight
             lcf = Correspondence(config.width, config.max_length, config.lcf_target, config.lcf_objective)
             self.correspondence = lcf
 
@@ -302,7 +304,7 @@ class LoCoLoss(nn.Module):
         lcf = logits.new_zeros(())
         if self.correspondence is not None:
             lcf = self.correspondence(output.visual, output.audio, output.masks[0])
-        return Losses(cls + reg + self.config.lcf_weight * lcf, cls, reg, lcf, count)
+        return Losses(cls + reg + self.correspondence_weight * lcf, cls, reg, lcf, count)
 
     @torch.no_grad()
     def _move_normaliser(self, count: Tensor) -> None:
