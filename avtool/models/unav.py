@@ -1,4 +1,4 @@
-"""UnAV, the baseline of dense audio-visual events: LoCo's pieces with global attention and a block that relates classes.
+"""UnAV, the baseline of dense audio-visual events: pieces of LoCo, global attention, and a block relating classes.
 
 After the public code as specified in dave.md section 3. Tensors inside are (B, C, T) with bool masks (B, 1, T); at the
 border they are (B, T, C) and (B, T), True = valid.
