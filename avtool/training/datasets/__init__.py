@@ -1,0 +1,1 @@
+"""Readers of the field's data sets: labels, splits and precomputed features, checked when they are opened."""
