@@ -16,8 +16,9 @@ from avtool.features.store import Features
 from avtool.media.request import DecodeReport, Picture, Sound
 from avtool.timegrid import Grid
 
-PICTURES_AT_ONCE = 8
+PICTURES_AT_ONCE = 8  # on a CPU; more costs memory and gains nothing
 WINDOWS_AT_ONCE = 16
+ON_A_GPU = 8  # times as many
 SILENCE = 1e-4  # peak of a row below which nothing can be heard: -80 dB of full scale
 
 Progress = Callable[[str, float, float], None]
@@ -86,17 +87,22 @@ class _Batch:
             del self._inputs[: self._size], self._rows[: self._size]
 
     def _run(self, inputs: list[Array], rows: list[int]) -> None:
+        batch = torch.from_numpy(np.stack(inputs))
+        if self._device.type == "cuda":
+            batch = batch.pin_memory()
         with torch.inference_mode():
-            embedding, logits = self._encoder.run(torch.from_numpy(np.stack(inputs)).to(self._device))
+            embedding, logits = self._encoder.run(batch.to(self._device, non_blocking=True))
         self.out.put(rows, embedding.float().cpu().numpy(), None if logits is None else logits.float().cpu().numpy())
 
 
 class _Listener:
-    """Cuts the sound of a file into one window per row, centred on it, shifted inwards at the ends of the file."""
+    """Cuts the sound of a file into one window per row, centred on it; at the ends shifted inwards or filled up."""
 
     def __init__(self, batch: _Batch, encoder: Encoder, grid: Grid, first: int, stop: int | None) -> None:
         self._batch, self._grid, self._rate = batch, grid, encoder.rate
         self._length = round(encoder.seconds * encoder.rate)  # samples
+        self._before = self._length // 2 if encoder.before is None else round(encoder.before * encoder.rate)
+        self._alone = encoder.alone
         self._row, self._stop_row = first, stop
         self._buffer, self._offset = np.zeros(0, np.float32), 0  # samples, index of the first one
         self._begin: int | None = None
@@ -120,14 +126,15 @@ class _Listener:
         if self._begin is None:
             return
         while self._wanted() and self._row < rows and self._start(self._row) < self.end:
-            self._emit(max(self._begin, min(self._first(), self.end - self._length)))
+            first = self._first()
+            self._emit(first if self._alone else max(self._begin, min(first, self.end - self._length)))
 
     def _wanted(self) -> bool:
         return self._stop_row is None or self._row < self._stop_row
 
     def _first(self) -> int:
-        centre = round(self._grid.centre(self._row) * self._rate)
-        return max(self._begin or 0, centre - self._length // 2)
+        first = round(self._grid.centre(self._row) * self._rate) - self._before
+        return first if self._alone else max(self._begin or 0, first)
 
     def _start(self, row: int) -> int:
         return round(self._grid.start(row) * self._rate)
@@ -136,7 +143,10 @@ class _Listener:
         return round((self._grid.start(row) + self._grid.segment) * self._rate)
 
     def _emit(self, first: int) -> None:
-        window = self._buffer[first - self._offset : first - self._offset + self._length]
+        missing = max(0, self._offset - first)  # samples before the sound begins
+        window = self._buffer[max(0, first - self._offset) : max(0, first - self._offset + self._length)]
+        if missing:
+            window = np.concatenate([np.zeros(missing, np.float32), window])
         own = self._buffer[max(0, self._start(self._row) - self._offset) : max(0, self._stop(self._row) - self._offset)]
         if len(own) and float(np.abs(own).max()) > SILENCE:
             self.loud.put([self._row])
@@ -173,15 +183,16 @@ def extract(
         InputError: the decoder gave up.
         DeviceError: out of memory at a batch of one.
     """
-    seeing = _Batch(visual, device, PICTURES_AT_ONCE) if visual else None
-    hearing = _Batch(audio, device, WINDOWS_AT_ONCE) if audio else None
+    times = 1 if device.type == "cpu" else ON_A_GPU
+    seeing = _Batch(visual, device, PICTURES_AT_ONCE * times) if visual else None
+    hearing = _Batch(audio, device, WINDOWS_AT_ONCE * times) if audio else None
     first, stop = 0 if start is None else _rows_before(grid, start), None if end is None else _rows_before(grid, end)
     listener = _Listener(hearing, audio, grid, first, stop) if audio and hearing else None
     report: DecodeReport | None = None
     for item in items:
         if isinstance(item, Picture):
-            if seeing:
-                seeing.add(item.row, item.pixels)
+            if seeing and visual:
+                seeing.add(item.row, visual.prepare(item.pixels) if visual.prepare else item.pixels)
             if on_progress:
                 on_progress("features", float(grid.start(item.row)), duration)
         elif isinstance(item, Sound):
@@ -242,6 +253,8 @@ def scaling(visual: Encoder | None) -> str:
     """How frames reach the visual encoder, for the record."""
     if visual is None or visual.pictures is None:
         return ""
+    if visual.scaling:
+        return visual.scaling
     spec = visual.pictures
     size = "source size" if spec.short is None else f"swscale area, short side {spec.short}"
     return f"{size}, centre crop {spec.crop}" if spec.crop else f"{size}, whole picture up to {spec.max_aspect:g}:1"

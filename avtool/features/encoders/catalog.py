@@ -1,8 +1,8 @@
-"""Encoders: what each makes of pictures or sound, behind one record."""
+"""Encoders by name: what each makes of pictures or sound, from which weights, behind one record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,40 +13,49 @@ from avtool import weights
 from avtool.errors import WeightsError
 from avtool.features import logmel
 from avtool.features.encoders import mini
+from avtool.features.encoders.base import DEFAULT, Encoder, Options, choose, dtype_of, pooled
 from avtool.features.encoders.mini import Mini, MiniConfig, fuse
+from avtool.features.encoders.pictures import Scale, Size, caffe, imagenet
 from avtool.files import printable
 from avtool.media.request import PictureSpec
 
+__all__ = ["AUDIO", "VISUAL", "Encoder", "Entry", "Options"]
+
 MINI_LICENCE = "see the model card: distilled partly from material under non-commercial terms"
-Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # inputs -> embedding (B, D), class logits (B, K) or None
+TORCHVISION = "BSD-3-Clause (torchvision); trained on ImageNet: non-commercial research"
+ANY_SIZE = PictureSpec()  # the source's own; the encoder makes its size itself
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """One ready encoder.
+class Entry:
+    """One encoder that can be asked for.
 
     Attributes:
-        name: as in `--visual` and `--audio`.
-        modality: "visual" or "audio".
-        dim: length of the embedding.
-        tags: number of class scores: 1000 (ImageNet), 527 (AudioSet) or 0.
-        run: visual: uint8 RGB (B, H, W, 3); audio: float32 mono (B, samples). Gives embedding and logits.
-        sha256: of its weights.
-        pictures: how a picture leaves the decoder (visual).
-        rate, seconds: sample rate in Hz and context of one row in seconds (audio).
+        make: builds it.
+        weights: names of its weights in the manifest; the first ones are needed, see `extras`.
         licence: of the weights.
+        protocols: published ways of using it, the default first; empty: there is one.
+        extras: names of weights that only some protocols need.
+        maps: whether it can give its last map instead of a vector.
     """
 
-    name: str
-    modality: str
-    dim: int
-    tags: int
-    run: Run
-    sha256: str
-    pictures: PictureSpec | None = None
-    rate: int = 0
-    seconds: float = 0.0
-    licence: str = ""
+    make: Callable[[torch.device, Options], Encoder]
+    weights: tuple[str, ...]
+    licence: str
+    protocols: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    maps: bool = False
+
+    def __call__(self, device: torch.device, options: Options = DEFAULT) -> Encoder:
+        """The encoder, ready to run.
+
+        Raises:
+            WeightsError: its weights are not here, or not its own.
+            UsageError: it has no such option.
+        """
+        choose("protocol", options.protocol, self.protocols or ("",))
+        choose("pool", options.pool, ("gap", "none") if self.maps else ("gap",))
+        return self.make(device, options)
 
 
 def _mini(name: str, config: MiniConfig, device: torch.device) -> tuple[Mini, str]:
@@ -104,7 +113,7 @@ def calibrated(config: MiniConfig) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def _mini_visual(device: torch.device) -> Encoder:
+def _mini_visual(device: torch.device, options: Options) -> Encoder:
     return _visual_encoder(*_mini("mini-visual", mini.VISUAL, device))
 
 
@@ -120,7 +129,7 @@ def _visual_encoder(model: Mini, sha: str) -> Encoder:
     )
 
 
-def _mini_audio(device: torch.device) -> Encoder:
+def _mini_audio(device: torch.device, options: Options) -> Encoder:
     return _audio_encoder(*_mini("mini-audio", mini.AUDIO, device))
 
 
@@ -135,7 +144,7 @@ def _audio_encoder(model: Mini, sha: str) -> Encoder:
     )
 
 
-def _mobilenet(device: torch.device) -> Encoder:
+def _coral(device: torch.device, options: Options) -> Encoder:
     from avtool.features.encoders import mobilenet
 
     path, sha = weights.locate("mobilenetv2-coral")
@@ -154,7 +163,7 @@ def _mobilenet(device: torch.device) -> Encoder:
     )
 
 
-def _mn04(device: torch.device) -> Encoder:
+def _mn04(device: torch.device, options: Options) -> Encoder:
     from avtool.features.encoders import mn04
 
     path, sha = weights.locate("mn04")
@@ -169,5 +178,122 @@ def _mn04(device: torch.device) -> Encoder:
     return Encoder("mn04", "audio", mn04.EMBEDDING, 527, run, sha, rate=mn04.RATE, seconds=2.0, licence="MIT")
 
 
-VISUAL: dict[str, Callable[[torch.device], Encoder]] = {"mini": _mini_visual, "mobilenetv2-coral": _mobilenet}
-AUDIO: dict[str, Callable[[torch.device], Encoder]] = {"mini": _mini_audio, "mn04": _mn04}
+# ---------------------------------------------------------------- the literature's encoders
+
+Network = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # (B, 3, H, W) -> map (B, D, H', W'), logits
+
+
+def _state(name: str, check: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> tuple[dict[str, Tensor], str]:
+    path, sha = weights.locate(name)
+    return check(weights.load(path)), sha
+
+
+def _looking(
+    name: str, network: Network, dim: int, tags: int, size: Size, scale: Scale, sha: str, options: Options
+) -> Encoder:
+    """An encoder of pictures whose last map is pooled or kept."""
+
+    def run(pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        maps, logits = network(scale(pictures))
+        return pooled(maps, options.pool), logits
+
+    return Encoder(
+        name, "visual", dim, tags, run, sha, ANY_SIZE,
+        licence=VISUAL[name].licence, prepare=size, scaling=str(size), options=options,
+    )  # fmt: skip
+
+
+def _resnet(name: str) -> Callable[[torch.device, Options], Encoder]:
+    def make(device: torch.device, options: Options) -> Encoder:
+        from avtool.features.encoders import resnet
+
+        state, sha = _state(name, resnet.from_upstream)
+        network = resnet.ResNet50(state, device, options.precision)
+        size, scale = Size(resnet.SHORT[name]), imagenet(dtype_of(options.precision))
+        return _looking(name, network, resnet.CHANNELS, 1000, size, scale, sha, options)
+
+    return make
+
+
+def _vgg19(device: torch.device, options: Options) -> Encoder:
+    from avtool.features.encoders import vgg
+
+    state, sha = _state("vgg19", vgg.from_upstream)
+    network = vgg.Vgg19(state, device, options.precision)
+    size, scale = Size(vgg.SHORT), imagenet(dtype_of(options.precision))
+    return _looking("vgg19", network, vgg.CHANNELS, 1000, size, scale, sha, options)
+
+
+def _vgg19_caffe(device: torch.device, options: Options) -> Encoder:
+    from avtool.features.encoders import vgg
+
+    state, sha = _state("vgg19-caffe", vgg.from_keras)
+    network = vgg.Vgg19(state, device, options.precision)
+    size, scale = Size(None), caffe(dtype_of(options.precision))
+    return _looking("vgg19-caffe", network, vgg.CHANNELS, 1000 if network.top else 0, size, scale, sha, options)
+
+
+def _mobilenet_v2(device: torch.device, options: Options) -> Encoder:
+    from avtool.features.encoders import mobilenet
+
+    state, sha = _state("mobilenet_v2", mobilenet.from_upstream)
+    network = mobilenet.MobileNetV2(state, device, options.precision)
+    size, scale = Size(mobilenet.SHORT), imagenet(dtype_of(options.precision))
+    return _looking("mobilenet_v2", network, mobilenet.EMBEDDING, 1000, size, scale, sha, options)
+
+
+def _cnn14(device: torch.device, options: Options) -> Encoder:
+    from avtool.features.encoders import cnn14
+
+    state, sha = _state("cnn14", cnn14.from_upstream)
+    network = cnn14.Cnn14(state, device, options.precision)
+    protocol = choose("protocol", options.protocol, AUDIO["cnn14"].protocols)
+
+    def run(wave: Tensor) -> tuple[Tensor, Tensor | None]:
+        return network(logmel.CNN14(wave))
+
+    return Encoder(
+        "cnn14", "audio", cnn14.EMBEDDING, cnn14.CLASSES, run, sha, rate=logmel.CNN14.rate,
+        seconds=cnn14.SECONDS[protocol], alone=protocol == "per-second", licence=AUDIO["cnn14"].licence,
+        options=options,
+    )  # fmt: skip
+
+
+def _vggish(device: torch.device, options: Options) -> Encoder:
+    from avtool.features.encoders import vggish
+
+    state, sha = _state("vggish", vggish.from_upstream)
+    network = vggish.Vggish(state, device, options.precision)
+    protocol = choose("protocol", options.protocol, AUDIO["vggish"].protocols)
+    pca: dict[str, Tensor] = {}
+    if protocol != "raw":
+        pca = {k: v.to(device) for k, v in _state("vggish-pca", vggish.pca_from_upstream)[0].items()}
+
+    def run(wave: Tensor) -> tuple[Tensor, Tensor | None]:
+        embedding = network(logmel.VGGISH(wave)).float()
+        embedding = vggish.whitened(embedding, pca) if pca else embedding
+        return vggish.quantised(embedding) if protocol == "quantised" else embedding, None
+
+    return Encoder(
+        "vggish", "audio", vggish.EMBEDDING, 0, run, sha, rate=logmel.VGGISH.rate, seconds=vggish.SECONDS,
+        before=vggish.BEFORE, licence=AUDIO["vggish"].licence, options=options,
+    )  # fmt: skip
+
+
+VISUAL: dict[str, Entry] = {
+    "mini": Entry(_mini_visual, ("mini-visual",), MINI_LICENCE),
+    "mobilenetv2-coral": Entry(_coral, ("mobilenetv2-coral",), "Apache-2.0"),
+    "mobilenet_v2": Entry(_mobilenet_v2, ("mobilenet_v2",), TORCHVISION, maps=True),
+    "resnet50-v1": Entry(_resnet("resnet50-v1"), ("resnet50-v1",), TORCHVISION, maps=True),
+    "resnet50-v2": Entry(_resnet("resnet50-v2"), ("resnet50-v2",), TORCHVISION, maps=True),
+    "vgg19": Entry(_vgg19, ("vgg19",), TORCHVISION, maps=True),
+    "vgg19-caffe": Entry(_vgg19_caffe, ("vgg19-caffe",), "CC BY 4.0 (Visual Geometry Group, Oxford)", maps=True),
+}
+AUDIO: dict[str, Entry] = {
+    "mini": Entry(_mini_audio, ("mini-audio",), MINI_LICENCE),
+    "mn04": Entry(_mn04, ("mn04",), "MIT"),
+    "cnn14": Entry(_cnn14, ("cnn14",), "CC BY 4.0 (PANNs)", ("sliding", "per-second")),
+    "vggish": Entry(
+        _vggish, ("vggish",), "Apache-2.0 (TensorFlow models)", ("raw", "pca", "quantised"), extras=("vggish-pca",)
+    ),
+}
