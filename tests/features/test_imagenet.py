@@ -160,14 +160,21 @@ def test_keras_layers_are_found(features19: nn.Module, new: bool) -> None:
     assert vgg.from_keras(ours).keys() == ours.keys()
 
 
-def test_caffe_features_are_those_of_the_network(features19: nn.Module) -> None:
-    network = vgg.Vgg19(vgg.from_keras(keras_state(features19, False)), CPU)
-    pixels = pictures.Size(None)(picture(240, 320))
+def test_caffe_features_are_those_of_the_network(features19: nn.Module, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    source = tmp_path / "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with h5py.File(source, "w") as file:
+        file.create_group("block1_pool")  # layers without weights have a group too
+        for name, value in keras_state(features19, False).items():
+            file[name] = value
+    encoder = imported(source, "vgg19-caffe", Options(pool="none"))
+    assert encoder.prepare is not None and (encoder.dim, encoder.tags) == (512, 0)
+    pixels = encoder.prepare(picture(240, 320))
     x = torch.from_numpy(pixels[:, :, ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], np.float32))
     with torch.inference_mode():
         expected = features19.features(x.permute(2, 0, 1)[None])
-        maps, logits = network(pictures.caffe(torch.float32)(torch.from_numpy(pixels)[None]))
-    assert logits is None and far(maps, expected) < CLOSE
+        maps, logits = encoder.run(torch.from_numpy(pixels)[None])
+    assert logits is None and maps.shape == (1, 7, 7, 512) and far(maps.permute(0, 3, 1, 2), expected) < CLOSE
 
 
 def test_keras_first_dense_layer_reads_the_map_row_by_row() -> None:
