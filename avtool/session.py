@@ -19,7 +19,7 @@ from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsErr
 from avtool.files import printable
 from avtool.media.request import DecodeRequest, Limits, PictureSpec
 from avtool.settings import Settings, did_you_mean
-from avtool.timeline import SCHEMA, MediaInfo, Notice
+from avtool.timeline import SCHEMA, MediaInfo, Notice, Preview
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +142,18 @@ class Session:
             return replace(features, notices=(Notice("start_after_end", text),), lost_seconds=0.0)
         refuse_partial(features, self.settings.allow_partial, path)
         return features
+
+    def preview(self, media: MediaInfo, on_progress: OnProgress | None = None) -> Preview:
+        """Small pictures and a waveform of a file, for the formats that show them.
+
+        Raises:
+            InputError: the file is not there any more, or not readable.
+        """
+        from avtool.media.preview import preview
+
+        settings = self.settings
+        decode = self._decoder().decode
+        return preview(media, decode, on_progress, audio_track=settings.audio_track, limits=limits(settings))
 
     def _extract(
         self,

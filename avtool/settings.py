@@ -28,6 +28,7 @@ FORMATS: Mapping[str, str] = {  # name -> extension of NAME.events.<extension>
     "textgrid": "TextGrid",
     "chapters": "chapters.txt",
     "ffmetadata": "ffmetadata",
+    "html": "html",
 }
 DEFAULT_FORMATS = ("json", "srt")
 ENVIRONMENT_PREFIX = "AVTOOL_"

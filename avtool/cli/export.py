@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avtool.cli import console, inputs, options
+from avtool.cli import console, inputs, options, previews
 from avtool.errors import UsageError
 from avtool.files import OutputPlan, printable
 from avtool.settings import FORMATS, STDOUT, OutputSettings, extensions, resolve
+
+if TYPE_CHECKING:
+    from avtool.session import Session
 
 MinScore = Annotated[
     str | None,
@@ -35,9 +38,9 @@ def command(
     quiet: options.Quiet = None,
     config: options.Config = None,
 ) -> int:
-    """Write timelines in other formats: subtitles, tables, annotation tools, editors.
+    """Write timelines in other formats: subtitles, tables, annotation tools, editors, a page to look at.
 
-    NAME.events.json gives NAME.events.vtt and so on. Nothing is analysed again.
+    NAME.events.json gives NAME.events.vtt and so on. Nothing is analysed again; html reads the video for its pictures.
     """
     settings, wanted = resolve(context.params, config)
     console.configure(wanted.progress, wanted.quiet)
@@ -58,23 +61,25 @@ def export_all(names: Sequence[str], min_score: float | None, output: OutputSett
     for name in names:
         with failures.caught():
             inputs.to_path(name)
-    for one in plans:
-        with failures.caught():
-            inputs.refuse_existing(one, output)
-            _export_one(one, min_score, output)
+    with previews.decoder(output.formats) as session:
+        for one in plans:
+            with failures.caught():
+                inputs.refuse_existing(one, output)
+                _export_one(one, min_score, output, session)
     return failures.exit_code
 
 
-def _export_one(one: OutputPlan, min_score: float | None, output: OutputSettings) -> None:
+def _export_one(one: OutputPlan, min_score: float | None, output: OutputSettings, session: Session | None) -> None:
     from avtool.formats import render, write_all
     from avtool.timeline import at_score, read_timeline
 
     timeline = read_timeline(one.input)
     if min_score is not None:
         timeline = at_score(timeline, min_score)
+    preview = previews.of(timeline, output.formats, session)
     if output.output == STDOUT:
-        return console.print_result(render(timeline, output.formats[0]))
-    write_all(timeline, one.files)
+        return console.print_result(render(timeline, output.formats[0], None, preview))
+    write_all(timeline, one.files, preview)
     count = len(timeline.events)
     text = f"wrote {', '.join(printable(p) for p in one.files.values())}      {count} event{'s' * (count != 1)}"
     console.current().note(text, input=str(one.input), wrote=[str(p) for p in one.files.values()], events=count)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from avtool.cli import console, inputs, options
+from avtool.cli import console, inputs, options, previews
 from avtool.cli.console import clock
 from avtool.errors import UsageError
 from avtool.files import OutputPlan, printable
@@ -81,11 +81,12 @@ def _localize_one(one: OutputPlan, session: Session, output: OutputSettings, for
     say = console.current()
     with say.progress(str(one.input)) as progress:
         timeline = localize(one.input, None, progress, session=session)
-        write_all(timeline, one.files)
+        preview = previews.of(timeline, formats, session)
+        write_all(timeline, one.files, preview)
     for notice in timeline.warnings:
         say.warn(notice.message, notice.code, str(one.input))
     if output.output == STDOUT:
-        console.print_result(render(timeline, formats[0], None))
+        console.print_result(render(timeline, formats[0], None, preview))
     else:
         show_table(timeline)
     say.note(summary(timeline, one), **_record(timeline, one))

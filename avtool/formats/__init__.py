@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from avtool.files import write_atomic
-from avtool.formats import annotate, editors, subtitles, tables
-from avtool.timeline import Timeline, relative_path, to_json
+from avtool.formats import annotate, editors, report, subtitles, tables
+from avtool.timeline import Preview, Timeline, from_json, relative_path, to_json
 
 WRITERS: Mapping[str, Callable[[Timeline], str]] = {
     "json": to_json,
@@ -23,28 +23,38 @@ WRITERS: Mapping[str, Callable[[Timeline], str]] = {
     "textgrid": annotate.textgrid,
     "chapters": editors.chapters,
     "ffmetadata": editors.ffmetadata,
+    "html": report.html,
 }
+PICTURED = {"html": report.html}  # what takes a preview too
 
 
-def render(timeline: Timeline, name: str, folder: Path | None = None) -> str:
+def render(timeline: Timeline, name: str, folder: Path | None = None, preview: Preview | None = None) -> str:
     """The text of one result file.
 
     Args:
         timeline: what was found.
         name: one of `settings.FORMATS`.
         folder: where the file will lie; paths inside are relative to it. None: `media.path` as it is.
+        preview: for the formats in `PICTURED`; None: they are without pictures.
     """
-    if folder is None:
-        return WRITERS[name](timeline)
-    placed = replace(timeline, media=replace(timeline.media, path=relative_path(timeline.media.path, folder)))
-    return annotate.eaf(placed, folder) if name == "eaf" else WRITERS[name](placed)
+    if folder is not None:
+        timeline = replace(timeline, media=replace(timeline.media, path=relative_path(timeline.media.path, folder)))
+    if name == "eaf":
+        return annotate.eaf(timeline, folder)
+    return PICTURED[name](timeline, preview) if name in PICTURED else WRITERS[name](timeline)
 
 
-def write_all(timeline: Timeline, files: Mapping[str, Path]) -> None:
+def write_all(timeline: Timeline, files: Mapping[str, Path], preview: Preview | None = None) -> None:
     """Writes every format (name -> file), the JSON last: it says that all is there.
+
+    Args:
+        timeline: what was found.
+        files: format name -> file.
+        preview: for the formats in `PICTURED`.
 
     Raises:
         OutputError: one cannot be written.
     """
+    kept = from_json(to_json(timeline))  # rounded as the JSON is, so that a later export gives the same bytes
     for name, path in sorted(files.items(), key=lambda item: item[0] == "json"):
-        write_atomic(path, render(timeline, name, path.parent))
+        write_atomic(path, render(kept, name, path.parent, preview))

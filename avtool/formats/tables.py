@@ -16,8 +16,8 @@ def csv(timeline: Timeline) -> str:
 
     A cell that a spreadsheet would run as a formula gets a leading apostrophe (OWASP, CSV injection).
     """
-    file = _cell(timeline.media.path)
-    rows = ((file, f"{e.start:.3f}", f"{e.end:.3f}", _cell(e.label), f"{e.score:.4f}") for e in timeline.events)
+    file = cell(timeline.media.path)
+    rows = ((file, f"{e.start:.3f}", f"{e.end:.3f}", cell(e.label), f"{e.score:.4f}") for e in timeline.events)
     return _table(("file", "start", "end", "label", "score"), rows, ",")
 
 
@@ -38,7 +38,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], delimiter: str) -
     return text.getvalue()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text as a cell may hold it: tabs and line ends stay, other control signs and lone surrogates do not."""
     kept = "".join(sign for sign in text if sign in "\t\n" or unicodedata.category(sign) not in ("Cc", "Cs"))
     return harmless(kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avtool.formats import WRITERS
+from avtool.formats import PICTURED, WRITERS
 from avtool.settings import FORMATS
 from avtool.timeline import from_json, to_json
 from tests.cli.conftest import Run
@@ -23,11 +23,11 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_every_format_has_a_writer() -> None:
-    assert list(WRITERS) == list(FORMATS)
+    assert list(WRITERS) == list(FORMATS) and set(PICTURED) <= set(FORMATS)
 
 
 def test_every_text_format_at_once(avtool: Run, written: Path, tmp_path: Path) -> None:
-    texts = [name for name in FORMATS if name in WRITERS and name != "json"]
+    texts = [name for name in FORMATS if name not in ("json", *PICTURED)]
     ran = avtool("export", written, "-f", ",".join(texts), "-o", tmp_path / "out")
     assert (ran.code, ran.out) == (0, "") and len(ran.lines) == 1
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"street.events.{FORMATS[name]}" for name in texts}
@@ -93,3 +93,18 @@ def test_other_slips(avtool: Run, written: Path, tmp_path: Path) -> None:
 def test_localize_writes_any_format(avtool: Run, clip: Path, tmp_path: Path) -> None:
     assert avtool("localize", clip, "-o", tmp_path, "-f", "vtt,eaf,edl").code == 0
     assert {p.suffix for p in tmp_path.glob("clip.events.*")} == {".vtt", ".eaf", ".edl"}
+
+
+def test_a_page_without_its_video_is_written_and_said(avtool: Run, written: Path, tmp_path: Path) -> None:
+    ran = avtool("export", written, "-f", "html", "-o", tmp_path / "out")
+    assert ran.code == 0 and "no pictures in html" in ran.lines[0]
+    assert "<img" not in (tmp_path / "out" / "street.events.html").read_text()
+
+
+def test_a_page_with_pictures(avtool: Run, clip: Path, tmp_path: Path) -> None:
+    assert avtool("localize", clip, "-o", tmp_path / "out", "-f", "json,html").code == 0
+    page = (tmp_path / "out" / "clip.events.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 10 and 'src="../clip.mp4"' in page
+    json_file = tmp_path / "out" / "clip.events.json"
+    assert avtool("export", json_file, "-f", "html", "-o", tmp_path / "out", "--overwrite").code == 0
+    assert (tmp_path / "out" / "clip.events.html").read_text() == page

@@ -1,0 +1,99 @@
+"""Timelines as small drawings in SVG, for pages that must do without a script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from avtool.formats.labels import lanes, plain
+from avtool.timeline import Event
+
+# Okabe and Ito's colours (jfly.uni-koeln.de/color) and two more: told apart by the colour-blind, readable on light and
+# dark. No information is in the colour alone.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
+_LANE, _BAR, _WIDTH, _NAME = 20, 14, 1000, 180  # pixels
+MOST_LANES = 40
+
+
+def colour(number: int) -> str:
+    """The colour of a class by its number."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def class_order(events: Iterable[Event], others: Iterable[Event] = ()) -> list[str]:
+    """Classes by their first event, then those of `others`."""
+    return list(dict.fromkeys([*(e.label for e in events), *(e.label for e in others)]))
+
+
+def figure(events: Sequence[Event], duration: float) -> str:
+    """A named lane per class with a bar per event, and the time below."""
+    order = class_order(events)
+    found = lanes(events)[:MOST_LANES]
+    height = _LANE * len(found) + 18
+    scale = (_WIDTH - _NAME) / max(duration, 1e-3)
+    parts = [
+        f'<svg class="figure" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Timeline of the events" '
+        'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12">'
+    ]
+    for row, lane in enumerate(found):
+        top = row * _LANE
+        parts.append(
+            f'<text x="{_NAME - 8}" y="{top + 14}" text-anchor="end" fill="currentColor">{_short(lane.name)}</text>'
+        )
+        parts.append(
+            f'<line x1="{_NAME}" x2="{_WIDTH}" y1="{top + _LANE - 1}" y2="{top + _LANE - 1}" '
+            'stroke="currentColor" stroke-opacity="0.15"/>'
+        )
+        fill = colour(order.index(lane.label))
+        parts += [_bar(_NAME, top + 3, start, end, scale, fill, _BAR) for start, end, _ in lane.spans]
+    parts += [
+        f'<text x="{_NAME + share * (_WIDTH - _NAME):.0f}" y="{height - 4}" text-anchor="{anchor}" fill="currentColor">'
+        f"{clock(share * duration)}</text>"
+        for share, anchor in ((0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1, "end"))
+    ]
+    return "".join([*parts, "</svg>"])
+
+
+def miniature(events: Sequence[Event], duration: float, order: Sequence[str], width: int = 320) -> str:
+    """All events of a file in one thin strip, a row per class.
+
+    Args:
+        events: of one file.
+        duration: seconds.
+        order: classes of all files, for their colours.
+        width: pixels.
+    """
+    own = class_order(events)
+    row = max(2, 24 // max(1, len(own)))
+    scale = width / max(duration, 1e-3)
+    bars = [
+        _bar(0, own.index(e.label) * row, round(e.start * 1000), round(e.end * 1000), scale, _of(order, e.label), row)
+        for e in events
+    ]
+    height = max(24, row * len(own))
+    return (
+        f'<svg class="mini" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'preserveAspectRatio="none" role="img" aria-label="{len(events)} events">{"".join(bars)}</svg>'
+    )
+
+
+def clock(seconds: float) -> str:
+    """M:SS, or H:MM:SS from an hour on."""
+    whole = round(max(0.0, seconds))
+    if whole >= 3600:
+        return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def _of(order: Sequence[str], label: str) -> str:
+    return colour(order.index(label))
+
+
+def _bar(left: int, top: int, start: int, end: int, scale: float, fill: str, height: int) -> str:
+    x, width = left + start / 1000 * scale, max(1.0, (end - start) / 1000 * scale)
+    return f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{height}" rx="2" fill="{fill}"/>'
+
+
+def _short(name: str) -> str:
+    shown = plain(name)
+    return escape(shown if len(shown) <= 28 else shown[:27] + "…")
