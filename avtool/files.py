@@ -9,11 +9,13 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +30,7 @@ STALE_SECONDS = 3600.0  # an unfinished temporary that nobody has written to for
 SPARE_BYTES = 64 << 20  # that stay free on a disk when something large is written to it
 PART = ".part"  # what follows the name of a file that grows over several attempts
 _POLL_SECONDS = 0.2  # between two looks whether another process is done with a file
+SYNC_SECONDS = 1.0  # between two fsyncs of a journal: what is lost with the power is history, no result
 _PROBE = b"\0" * 4096  # one block: enough to find a full disk
 
 
@@ -110,19 +113,174 @@ def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Adds one line to a journal and waits until it is on the disk; a file has one writer.
+class LineFile:
+    """A file of lines that only grows, with one writer. A line is there whole or not at all, also on a full disk.
+
+    A line outlives this process at once and a power cut after SYNC_SECONDS.
+
+    Args:
+        path: made, with its folder, by the first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: FileIO | None = None
+        self._synced = time.monotonic()
+
+    def add(self, line: str) -> None:
+        """Adds one line.
+
+        Raises:
+            OutputError: it cannot be written; the lines before it are untouched.
+        """
+        data = line.rstrip("\n").encode("utf-8", "replace") + b"\n"
+        try:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  closed by close()
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._file.truncate(end)
+                raise
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                self._synced = time.monotonic()
+                _sync(self._file.fileno())
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Waits until all lines are on the disk.
+
+        Raises:
+            OutputError: they are not.
+        """
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            with file:
+                _sync(file.fileno())
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+
+def claim(path: Path, text: str) -> bool:
+    """Makes a small file unless it exists; False if it does. Of several that try, one succeeds, on any file system.
+
+    Raises:
+        OutputError: it cannot be made for another reason.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(path)
+        raise _output_error(path, error) from error
+    return True
+
+
+def take_away(path: Path, text: str) -> bool:
+    """Removes a small file that holds `text`; True for the one of several that did it.
+
+    It is renamed first: a file that another has made at the same place meanwhile is put back.
+    """
+    aside = path.with_name(f".avt-{process_name()}-{next(_numbers):x}.avtmp")
+    try:
+        os.rename(path, aside)
+        mine = aside.read_text(encoding="utf-8") == text
+    except OSError:
+        return False
+    if not mine:
+        with suppress(OSError):
+            os.link(aside, path)
+    with suppress(OSError):
+        os.unlink(aside)
+    return mine
+
+
+def sign_of_life(path: Path) -> int:
+    """Makes or touches a file and returns its time of change in nanoseconds, by the clock of the file system.
 
     Raises:
         OutputError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            file.write(line.rstrip("\n").encode("utf-8", "replace") + b"\n")
-            _sync(file.fileno())
+        with open(path, "ab"):
+            os.utime(path)
+        return os.stat(path).st_mtime_ns
     except OSError as error:
         raise _output_error(path, error) from error
+
+
+def process_name() -> str:
+    """This process among all that share a file system: machine and process id."""
+    return f"{_MACHINE}-{os.getpid():x}"
+
+
+def process_has_ended(name: str) -> bool:
+    """True if a `process_name` is one of this machine and no such process runs; False also if that is not known."""
+    machine, _, pid = name.partition("-")
+    try:
+        return machine == _MACHINE and name != process_name() and not _is_running(int(pid, 16))
+    except ValueError:
+        return False
+
+
+class ScratchFolder:
+    """A folder for files that live shorter than this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def writer(self, path: Path, mtime_ns: int) -> Iterator[BinaryIO]:
+        """A new file of the folder, with a given time of change.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            with open(path, "wb") as file:
+                yield file
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+        except OSError as error:
+            raise _output_error(path, error) from error
+
+    def remove(self, path: Path) -> None:
+        """Removes a file, if it is there."""
+        with suppress(OSError):
+            os.unlink(path)
+
+    def close(self) -> None:
+        """Removes the folder and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def scratch_folder(purpose: str) -> ScratchFolder:
+    """A new folder among the system's temporary ones; removes those that killed processes have left.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    place = Path(tempfile.gettempdir())
+    for old in place.glob(f"avtool-{purpose}-*"):
+        if process_has_ended(old.name.removeprefix(f"avtool-{purpose}-")):
+            shutil.rmtree(old, ignore_errors=True)
+    path = place / f"avtool-{purpose}-{process_name()}"
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return ScratchFolder(path)
 
 
 def check_writable(folder: Path) -> None:

@@ -25,11 +25,14 @@ _GRACE_SECONDS = 1.2  # cleaning that takes longer than this is given up
 _CANNOT_WRITE = 6  # errors.OutputError
 _MESSAGE = "interrupted: nothing half-written is left, finished files are kept\n"
 
+_MAIN = _thread.get_ident()  # this module is loaded first of all
 _cleanups: list[Callable[[], object]] = []
 _parked = False
 _stopping = False
 _postponed = 0  # how many `Postponed` are open
 _signalled = False  # the handler ran
+_ask: Callable[[], object] | None = None  # what the first Ctrl-C does instead of ending the process
+_asked_here = _asked_there = False  # it has come: as the main thread sees it, and as the watching thread does
 
 
 def on_interrupt(cleanup: Callable[[], object]) -> Callable[[], None]:
@@ -53,18 +56,40 @@ def on_interrupt(cleanup: Callable[[], object]) -> Callable[[], None]:
 class Postponed:
     """What the main thread does inside is finished before an interrupt holds it still: what must not stay half done.
 
-    For moments like starting a process, which nobody could end before its number is known.
+    For moments like starting a process, which nobody could end before its number is known. In other threads it does
+    nothing: an interrupt does not wait for them.
     """
 
     def __enter__(self) -> None:
         global _postponed
-        _postponed += 1
+        _postponed += _thread.get_ident() == _MAIN
 
     def __exit__(self, *_: object) -> None:
         global _postponed
+        if _thread.get_ident() != _MAIN:
+            return
         _postponed -= 1
         if _signalled and not _postponed:
             _hold_still()
+
+
+def on_first_ctrl_c(ask: Callable[[], object]) -> Callable[[], None]:
+    """Lets the first Ctrl-C call `ask` instead of ending the process; the second, and any other signal, ends it.
+
+    Args:
+        ask: quick, called in another thread; tells the work to come to an end.
+
+    Returns:
+        A function that takes this back.
+    """
+    global _ask, _asked_here, _asked_there
+    _ask, _asked_here, _asked_there = ask, False, False
+
+    def forget() -> None:
+        global _ask
+        _ask = None
+
+    return forget
 
 
 def install() -> None:
@@ -85,9 +110,12 @@ def install() -> None:
 
 def _park(signum: int, frame: object) -> None:
     """Holds the main thread until the process ends; a second signal ends it at once."""
-    global _signalled
+    global _signalled, _asked_here
     if _signalled and _stopping:
         os._exit(EXIT_CODE)
+    if signum == signal.SIGINT and _ask is not None and not _asked_here and not _stopping:
+        _asked_here = True
+        return
     _signalled = True
     if _stopping or not _postponed:
         _hold_still()
@@ -101,7 +129,14 @@ def _hold_still() -> NoReturn:
 
 
 def _watch(read_end: int) -> None:
-    os.read(read_end, 1)
+    global _asked_there
+    while True:
+        signum = os.read(read_end, 1)[0]
+        ask = _ask
+        if signum != signal.SIGINT or ask is None or _asked_there:
+            break
+        _asked_there = True
+        ask()
     _thread.start_new_thread(_leave_after, (_GRACE_SECONDS,))
     begin = time.monotonic()
     while not _parked and time.monotonic() - begin < (_POSTPONE_SECONDS if _postponed else _PARK_SECONDS):

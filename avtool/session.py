@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +18,8 @@ import numpy as np
 from avtool import interrupts
 from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
 from avtool.files import printable
+from avtool.media.ahead import Ahead
+from avtool.media.child import DecodeChild
 from avtool.media.request import DecodeRequest, Limits, PictureSpec
 from avtool.settings import Settings, did_you_mean
 from avtool.timeline import SCHEMA, MediaInfo, Notice, Preview
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from avtool.features.encoders.catalog import Encoder
     from avtool.features.store import Features
-    from avtool.media.child import DecodeChild
     from avtool.models.zoo import Localizer, ModelInfo
 
 OnProgress = Callable[[str, float, float], None]  # stage, done, total; both in seconds of media
@@ -36,6 +38,7 @@ FEATURES_SUFFIX = ".npz"
 QUIET_PICTURES = PictureSpec(short=32)  # where only the state of a file matters, not what is in it
 QUIET_RATE = 8000
 WITHOUT_EFFECT = ("device", "model")  # on a result, but for rounding; the model is named by what it says about itself
+DECODING = ("audio_track", "start", "end", "allow_partial", "max_pixels", "max_seconds")  # settings of features
 
 
 class Session:
@@ -45,6 +48,9 @@ class Session:
         self.settings = settings
         self._child: DecodeChild | None = None
         self._forget: Callable[[], None] = lambda: None
+        self._ahead: dict[Path, Ahead] = {}  # files under way before they are asked for
+        self._spare: list[DecodeChild] = []  # decoders' processes that have nothing to do
+        self._lock = threading.Lock()
 
     def load(self, media: bool = True) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
@@ -130,12 +136,13 @@ class Session:
             given = load_npz(Path(path))
             refuse_unreadable(given, self.info, self.settings, path)
             return given
-        media = probe_input(path, self.settings)
-        decoder = self._decoder()
-        silent = pair and not (media.has_audio and media.has_video)
-        visual = self.visual if media.has_video and not silent else None
-        audio = self.audio if media.has_audio and not silent else None
-        features = self._extract(decoder, path, media, visual, audio, on_progress)
+        ahead = self._ahead.pop(Path(path), None)
+        try:
+            media = ahead.media() if ahead else probe_input(path, self.settings)
+            features = self._extract(path, media, self._encoders_for(media, pair), ahead, on_progress)
+        finally:
+            if ahead:
+                self._retire(ahead)
         start, duration = self.settings.start, features.media.duration
         if start is not None and start >= duration:  # nothing was asked for, so nothing is lost
             text = f"the part asked for begins at {float(start):g} s, the file ends at {duration:.1f} s"
@@ -155,31 +162,70 @@ class Session:
         decode = self._decoder().decode
         return preview(media, decode, on_progress, audio_track=settings.audio_track, limits=limits(settings))
 
-    def _extract(
-        self,
-        decoder: DecodeChild,
-        path: str | os.PathLike[str],
-        media: MediaInfo,
-        visual: Encoder | None,
-        audio: Encoder | None,
-        on_progress: OnProgress,
-    ) -> Features:
-        from avtool.features.extract import extract
+    def look_ahead(self, path: str | os.PathLike[str], pair: bool = False) -> None:
+        """Begins to probe and decode a video in the background; `features` of this path then takes what is there.
 
-        settings, grid = self.settings, self.info.grid
-        request = DecodeRequest(
+        Returns at once. Nothing of the file is touched by this process itself, so what crashes a decoder ends a child.
+
+        Args:
+            path: a video; feature files are left alone.
+            pair: as the later call of `features`.
+        """
+        with self._lock:
+            if is_features(path) or Path(path) in self._ahead:
+                return
+            child = self._spare.pop() if self._spare else DecodeChild()
+            self._ahead[Path(path)] = Ahead(
+                child,
+                path,
+                limits(self.settings),
+                self.settings.audio_track,
+                lambda media: self._request(self._encoders_for(media, pair)),
+            )
+
+    def give_up(self, path: str | os.PathLike[str]) -> None:
+        """Takes a `look_ahead` back."""
+        if (ahead := self._ahead.pop(Path(path), None)) is not None:
+            self._retire(ahead)
+
+    def _retire(self, ahead: Ahead) -> None:
+        ahead.give_up()
+        self._spare.append(ahead.child)
+
+    def _encoders_for(self, media: MediaInfo, pair: bool) -> tuple[Encoder | None, Encoder | None]:
+        """Those of pictures and of sound that have something to encode."""
+        silent = pair and not (media.has_audio and media.has_video)
+        visual = self.visual if media.has_video and not silent else None
+        return visual, self.audio if media.has_audio and not silent else None
+
+    def _request(self, encoders: tuple[Encoder | None, Encoder | None]) -> DecodeRequest:
+        settings, (visual, audio) = self.settings, encoders
+        return DecodeRequest(
             pictures=visual.pictures if visual else QUIET_PICTURES,
             sample_rate=audio.rate if audio else QUIET_RATE,
-            grid=grid,
+            grid=self.info.grid,
             audio_track=settings.audio_track,
             start=settings.start,
             end=settings.end,
             limits=limits(settings),
         )
-        items = decoder.decode(path, request, on_progress)
-        return extract(
-            items, visual, audio, grid, self.device, settings.start, settings.end, on_progress, media.duration
-        )
+
+    def _extract(
+        self,
+        path: str | os.PathLike[str],
+        media: MediaInfo,
+        encoders: tuple[Encoder | None, Encoder | None],
+        ahead: Ahead | None,
+        on_progress: OnProgress,
+    ) -> Features:
+        from avtool.features.extract import extract
+
+        settings, grid = self.settings, self.info.grid
+        if ahead is not None:
+            items = ahead.items(on_progress)
+        else:
+            items = self._decoder().decode(path, self._request(encoders), on_progress)
+        return extract(items, *encoders, grid, self.device, settings.start, settings.end, on_progress, media.duration)
 
     def settings_in_effect(self) -> dict[str, Any]:
         """All settings by name: what the user left open has the model's own value."""
@@ -197,29 +243,45 @@ class Session:
             media: the input.
             encoders: name -> sha256 of the weights of those that made the features; None: those of this session.
         """
+        return fingerprint_of(self.identity(encoders), media.bytes, media.mtime_ns)
+
+    def identity(self, encoders: Mapping[str, str] | None = None, task: str = "localize") -> dict[str, Any]:
+        """What results of this session depend on besides the input; plain data.
+
+        Args:
+            encoders: as in `fingerprint`.
+            task: "features" for the results of `features` alone.
+        """
         own = {f"{e.name} ({e.modality})": e.sha256 for e in (self.visual, self.audio)} if encoders is None else {}
-        parts = {
+        if task == "features":
+            settings, grid = self.settings.record(), self.info.grid
+            return {
+                "schema": "features",
+                "encoders": own,
+                "grid": [str(grid.segment), str(grid.stride)],
+                "settings": {name: settings[name] for name in DECODING},
+            }
+        return {
             "schema": SCHEMA,
             "model": self.info.name,
             "weights": dict(self.info.weights),
             "encoders": {**own, **(encoders or {})},
             "settings": {k: v for k, v in self.settings_in_effect().items() if k not in WITHOUT_EFFECT},
-            "bytes": media.bytes,
-            "mtime_ns": media.mtime_ns,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _decoder(self) -> DecodeChild:
         if self._child is None:
-            from avtool.media.child import DecodeChild
-
             self._child = DecodeChild()
             self._forget = interrupts.on_interrupt(self._child.close)  # waits, so that no child is left
             self._child.start()
         return self._child
 
     def close(self) -> None:
-        """Ends the decoder's process."""
+        """Ends the decoders' processes."""
+        for path in list(self._ahead):
+            self.give_up(path)
+        while self._spare:
+            self._spare.pop().close()
         if self._child is not None:
             self._child.close()
             self._forget()
@@ -232,6 +294,18 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def fingerprint_of(identity: Mapping[str, Any], size: int, mtime_ns: int) -> str:
+    """The sha256 that a result carries.
+
+    Args:
+        identity: see `Session.identity`.
+        size: of the input in bytes.
+        mtime_ns: when it was changed.
+    """
+    parts = {**identity, "bytes": size, "mtime_ns": mtime_ns}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def is_features(path: str | os.PathLike[str]) -> bool:

@@ -176,7 +176,7 @@ def from_json(text: str | bytes, folder: Path | None = None) -> Timeline:
         timeline = _parse(data)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise InputError("not an avtool timeline", f"{type(error).__name__}: {error}") from error
-    if folder is None:
+    if folder is None or "://" in timeline.media.path:
         return timeline
     return replace(timeline, media=replace(timeline.media, path=os.path.normpath(folder / timeline.media.path)))
 
@@ -212,7 +212,9 @@ def at_score(timeline: Timeline, min_score: float) -> Timeline:
 
 
 def relative_path(path: str | os.PathLike[str], folder: Path) -> str:
-    """`path` as seen from `folder`, with forward slashes; symbolic links of folders are followed first."""
+    """`path` as seen from `folder`, with forward slashes; links of folders are followed first. Addresses stay."""
+    if "://" in os.fspath(path):
+        return os.fspath(path)
     parent, name = os.path.split(os.path.abspath(path))
     try:
         return Path(os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))).as_posix()

@@ -19,14 +19,19 @@ from avtool import files
 from avtool.errors import OutputError, UsageError
 from avtool.files import (
     STEM_BYTES,
-    append_line,
+    LineFile,
     atomic_stream,
     check_writable,
+    claim,
     clean_stale,
     clean_temporaries,
     output_names,
     printable,
+    process_has_ended,
+    process_name,
+    scratch_folder,
     short_stem,
+    take_away,
     write_atomic,
 )
 
@@ -267,11 +272,67 @@ def test_interrupt_of_a_forked_child_leaves_the_parents_file(tmp_path: Path, mon
 
 def test_journal_lines(tmp_path: Path) -> None:
     path = tmp_path / "j" / "journal.jsonl"
-    append_line(path, '{"a": 1}')
-    append_line(path, '{"b": 2}\n')
+    for line in ('{"a": 1}', '{"b": 2}\n'):
+        journal = LineFile(path)
+        journal.add(line)
+        journal.close()
     assert path.read_text() == '{"a": 1}\n{"b": 2}\n'
     with pytest.raises(OutputError):
-        append_line(tmp_path, "a folder")
+        LineFile(tmp_path).add("a folder")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of resources")
+def test_a_journal_line_is_whole_or_not_there(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from avtool.errors import OutputError
+from avtool.files import LineFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+journal = LineFile(Path(sys.argv[1]))
+journal.add("x" * 59)
+try:
+    journal.add("y" * 59)
+except OutputError:
+    journal.add("z" * 39)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "journal")], check=True)
+    assert (tmp_path / "journal").read_text() == "x" * 59 + "\n" + "z" * 39 + "\n"
+
+
+def test_one_of_several_gets_a_claim(tmp_path: Path) -> None:
+    path = tmp_path / "claims" / "a"
+    assert [claim(path, "first"), claim(path, "second")] == [True, False]
+    assert not take_away(path, "second") and path.read_text() == "first"
+    assert take_away(path, "first") and not take_away(path, "first")
+    assert names(tmp_path / "claims") == []
+
+
+def test_processes_that_have_ended() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    machine = process_name().partition("-")[0]
+    assert not process_has_ended(process_name())
+    assert process_has_ended(f"{machine}-{ended.pid:x}")
+    assert not process_has_ended(f"ffff{machine}-{ended.pid:x}") and not process_has_ended("nonsense")
+
+
+def test_scratch_of_dead_processes_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / f"avtool-stage-{process_name().partition('-')[0]}-{ended.pid:x}"
+    left.mkdir()
+    (left / "copy.mp4").write_bytes(b"x")
+    scratch = scratch_folder("stage")
+    assert not left.exists()
+    with scratch.writer(scratch.path / "a", 5_000_000_000) as stream:
+        stream.write(b"abc")
+    assert (scratch.path / "a").stat().st_mtime_ns == 5_000_000_000
+    scratch.remove(scratch.path / "a")
+    scratch.close()
+    assert names(tmp_path) == []
 
 
 # ---------------------------------------------------------------- before a run

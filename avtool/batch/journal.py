@@ -1,33 +1,38 @@
-"""What a batch leaves behind about itself: a journal while it runs, a summary and a list of failures at the end."""
+"""What a run writes down about itself while it runs: one line per outcome, and who works on what."""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import os
 import time
-from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from avtool.batch.scheduler import Outcome
-from avtool.files import append_line, write_atomic
+from avtool.batch.jobs import FAILED, PASSING, Job, Outcome
+from avtool.batch.plan import fingerprint_found
+from avtool.files import LineFile, claim, clean_stale, process_has_ended, process_name, sign_of_life, take_away
 
 FOLDER = ".avtool"
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # signs a spreadsheet would run (OWASP, CSV injection)
+BEAT_SECONDS = 20.0
+DEAD_SECONDS = 300.0  # without a beat, a run on another machine is taken for dead and its files are done again
 
 
 class Journal:
     """One line per outcome in OUT/.avtool/journal-<run>.jsonl; each run has its own file, so runs never share one.
 
-    Losing it loses only history: what is finished is read from the results.
+    Losing it loses only history, and what failed before: what is finished is read from the results.
+
+    Args:
+        out: folder of the results.
     """
 
     def __init__(self, out: Path) -> None:
-        self._folder = out / FOLDER
-        self._file = self._folder / f"journal-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.jsonl"
-        self.outcomes: list[Outcome] = []
+        self.run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{process_name()}"
+        self._file = LineFile(out / FOLDER / f"journal-{self.run}.jsonl")
 
     def add(self, outcome: Outcome) -> None:
         """Records one outcome on the disk.
@@ -35,37 +40,139 @@ class Journal:
         Raises:
             OutputError: it cannot be written.
         """
-        self.outcomes.append(outcome)
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **asdict(outcome)}
-        append_line(self._file, json.dumps(line))
+        self._file.add(json.dumps(line))
 
-    @property
-    def failures(self) -> list[Outcome]:
-        """What did not end well."""
-        return [outcome for outcome in self.outcomes if outcome.state in ("failed", "quarantined")]
-
-    def close(self) -> dict[str, int]:
-        """Writes summary.json and failures.csv; returns how many ended in each state.
+    def close(self) -> None:
+        """Waits until all lines are on the disk.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: they are not.
         """
-        counts = dict.fromkeys(("done", "skipped", "failed", "quarantined"), 0)
-        counts.update(Counter(outcome.state for outcome in self.outcomes))
-        events = sum(outcome.events for outcome in self.outcomes)
-        write_atomic(self._folder / "summary.json", json.dumps({**counts, "events": events}) + "\n")
-        write_atomic(self._folder / "failures.csv", _as_csv(self.failures))
-        return counts
+        self._file.close()
 
 
-def _as_csv(failures: list[Outcome]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "state", "exit_code", "what", "why"))
-    for f in sorted(failures, key=lambda f: f.name):
-        writer.writerow([_cell(value) for value in (f.name, f.state, str(f.exit_code), f.what, f.why)])
-    return text.getvalue()
+def failed_before(out: Path) -> dict[tuple[str, str], Outcome]:
+    """What earlier runs could not do for a reason that lies in the file: (name, fingerprint) -> how it ended."""
+    known = {f.name for f in fields(Outcome)}
+    found: dict[tuple[str, str], Outcome] = {}
+    for record in _records(out):
+        if record.get("state") in FAILED and record.get("kind") not in PASSING:
+            with suppress(TypeError, KeyError):
+                outcome = Outcome(**{name: value for name, value in record.items() if name in known})
+                found[outcome.name, outcome.fingerprint] = outcome
+    return found
 
 
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA) else value
+def _records(out: Path) -> Iterator[Mapping[str, Any]]:
+    """Lines of all journals about failures; a torn line counts for nothing."""
+    for path in sorted((out / FOLDER).glob("journal-*.jsonl")):
+        with suppress(OSError), path.open("rb") as file:
+            for line in file:
+                if b'"failed"' in line or b'"quarantined"' in line:
+                    with suppress(ValueError):
+                        record = json.loads(line)
+                        if isinstance(record, dict):
+                            yield record
+
+
+class FolderClaims:
+    """Files that are in hand, as small files in OUT/.avtool/claims, so that runs that share a folder share its work.
+
+    A claim is made by creating a file, which only one of several can do, and holds as long as its run lives: on this
+    machine as long as its process, elsewhere as long as the run touches OUT/.avtool/alive-<run>. Times are compared as
+    the file system gives them, so the clocks of the machines do not matter.
+
+    Args:
+        out: folder of the results.
+        run: name of this run.
+    """
+
+    def __init__(self, out: Path, run: str) -> None:
+        self._out, self._folder = out, out / FOLDER
+        self._run = run
+        self._beaten = 0.0
+        self._now = 0  # ns, by the clock of the file system
+        self._held: set[Path] = set()
+
+    def take(self, job: Job) -> str:
+        """ "mine" from now on; "finished" meanwhile; or "taken" by another run.
+
+        Raises:
+            OutputError: a claim cannot be written.
+        """
+        self.beat()
+        path = self._path(job)
+        if path in self._held:
+            return "mine"
+        while not claim(path, self._run):
+            if not path.exists():
+                continue
+            if (owner := self._dead_owner(path)) is None:
+                return "taken"
+            take_away(path, owner)
+        self._held.add(path)
+        if fingerprint_found(job.files) == job.fingerprint:
+            self.release(job)
+            return "finished"
+        return "mine"
+
+    def release(self, job: Job) -> None:
+        """Gives a file back."""
+        path = self._path(job)
+        if path in self._held:
+            self._held.discard(path)
+            take_away(path, self._run)
+
+    def beat(self) -> None:
+        """Says that this run lives.
+
+        Raises:
+            OutputError: it cannot be said.
+        """
+        if time.monotonic() - self._beaten > BEAT_SECONDS or not self._beaten:
+            self._beaten = time.monotonic()
+            self._now = sign_of_life(self._alive(self._run))
+
+    def close(self) -> None:
+        """Gives everything back and removes what dead runs have left."""
+        for path in list(self._held):
+            take_away(path, self._run)
+        self._held.clear()
+        for path in self._folder.glob("claims/*"):
+            if (owner := self._dead_owner(path)) is not None:
+                take_away(path, owner)
+        for path in self._folder.glob("alive-*"):
+            run = path.name.removeprefix("alive-")
+            if run == self._run or self._is_dead(run):
+                take_away(path, "")
+        with suppress(OSError):
+            os.rmdir(self._folder / "claims")
+        with suppress(OSError):
+            clean_stale(self._folder)
+
+    def _path(self, job: Job) -> Path:
+        result = os.path.relpath(job.files.get("json") or job.files["npz"], self._out)
+        return self._folder / "claims" / hashlib.sha256(os.fsencode(result)).hexdigest()[:32]
+
+    def _alive(self, run: str) -> Path:
+        return self._folder / f"alive-{run}"
+
+    def _dead_owner(self, path: Path) -> str | None:
+        """The run that made a claim, if it is dead."""
+        try:
+            owner = path.read_text(encoding="utf-8")
+            if not owner:  # being made
+                return "" if self._now - os.stat(path).st_mtime_ns > DEAD_SECONDS * 1e9 else None
+        except OSError:
+            return None  # given back: it is tried again
+        return owner if self._is_dead(owner) else None
+
+    def _is_dead(self, run: str) -> bool:
+        if process_has_ended("-".join(run.split("-")[1:])):
+            return True
+        try:
+            beaten = os.stat(self._alive(run)).st_mtime_ns
+        except OSError:
+            beaten = 0
+        return self._now - beaten > DEAD_SECONDS * 1e9

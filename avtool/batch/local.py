@@ -1,45 +1,170 @@
-"""A pool of one worker in this process."""
+"""Workers as processes on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 
-from avtool.batch.plan import Job
-from avtool.batch.scheduler import Outcome, WorkerDied, WorkerSpec
-from avtool.batch.worker import Worker
-from avtool.session import OnProgress, Session
+import avtool.errors
+from avtool import interrupts
+from avtool.batch.crew import Crew, Death, Handle, Message
+from avtool.batch.jobs import Hello, Job, WorkerSpec
+from avtool.files import clean_stale
 
-Show = Callable[[Job], AbstractContextManager[OnProgress]]
+WORKER_BYTES = 1 << 30  # memory of one worker and its decoders, generously
+END_SECONDS = 1.0  # for a killed process to be gone
+
+_ROOT = str(Path(avtool.errors.__file__).parent.parent)
 
 
-class InlinePool:
-    """Runs each job when it is waited for.
+class LocalPool(Crew):
+    """Processes of this machine: one for each GPU, or one for each processor.
 
     Args:
-        session: loaded already, since planning needed it; closed by its owner.
-        show: gives the progress display of a job.
+        workers: how many; None: as many as there are GPUs, or processors and memory for them.
     """
 
-    slots = 1
-
-    def __init__(self, session: Session, show: Show) -> None:
-        self._session, self._show = session, show
-        self._jobs: list[Job] = []
-
-    def start(self, spec: WorkerSpec) -> None:
-        """Makes the worker."""
-        self._worker = Worker(spec, self._session)
-
-    def submit(self, job: Job) -> None:
-        """Takes one job."""
-        self._jobs.append(job)
-
-    def wait(self, timeout: float) -> list[Outcome | WorkerDied]:
-        """Does the oldest job, however long it takes."""
-        job = self._jobs.pop(0)
-        with self._show(job) as progress:
-            return [self._worker.run(job, progress)]
+    def __init__(self, workers: int | None = None) -> None:
+        super().__init__(workers or default_workers())
+        self._given = workers
+        self._gpus = 0
+        self._forget = interrupts.on_interrupt(self._kill_all)
 
     def close(self) -> None:
-        """Nothing: the session belongs to the caller."""
+        """Ends all workers."""
+        super().close()
+        self._forget()
+
+    def _count(self, hello: Hello, wanted: int) -> int:
+        self._gpus = hello.gpus
+        return self._given or hello.gpus or wanted
+
+    def _launch(self, spec: WorkerSpec, index: int) -> Handle:
+        return _Process(spec, self._environment(spec, index))
+
+    def _environment(self, spec: WorkerSpec, index: int) -> dict[str, str]:
+        environment = worker_environment(spec.threads)
+        if self._gpus > 1:
+            seen = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g] or list(
+                map(str, range(self._gpus))
+            )
+            environment["CUDA_VISIBLE_DEVICES"] = seen[index % len(seen)]
+        return environment
+
+    def _poll(self, handles: Sequence[Handle], timeout: float) -> list[tuple[Handle, Message]]:
+        processes = [h for h in handles if isinstance(h, _Process)]
+        by_pipe = {id(p.pipe): p for p in processes}
+        return [
+            (by_pipe[id(pipe)], by_pipe[id(pipe)].hear()) for pipe in wait_for([p.pipe for p in processes], timeout)
+        ]
+
+    def _kill_all(self) -> None:
+        """On an interrupt: ends the workers and removes what they were writing."""
+        folders = {file.parent for m in self._members if m.job is not None for file in m.job.files.values()}
+        for member in self._members:
+            assert isinstance(member.handle, _Process)
+            member.handle.process.kill()
+        for member in self._members:
+            assert isinstance(member.handle, _Process)
+            with suppress(subprocess.TimeoutExpired):
+                member.handle.process.wait(END_SECONDS)
+        for folder in folders:
+            with suppress(OSError):
+                clean_stale(folder)
+
+
+class _Process:
+    """A worker's process and the pipe to it."""
+
+    def __init__(self, spec: WorkerSpec, environment: dict[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, interrupts.Postponed():  # an interrupt in the middle would not know whom to end
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "avtool.batch.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is the driver's to handle
+            )
+        self.pipe: Connection = Connection(ours.detach())
+        self._folders: set[Path] = set()
+        self._tell(("spec", spec))
+
+    def run(self, job: Job) -> None:
+        self._folders = {file.parent for file in job.files.values()}
+        self._tell(("run", job))
+
+    def ahead(self, job: Job) -> None:
+        self._tell(("ahead", job))
+
+    def drop(self, job: Job) -> None:
+        self._tell(("drop", job))
+
+    def kill(self) -> None:
+        """Ends the process and removes what it was writing; its decoders end with it."""
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+        for folder in self._folders:
+            with suppress(OSError):
+                clean_stale(folder)
+
+    def hear(self) -> Message:
+        try:
+            message: Message = self.pipe.recv()
+        except (EOFError, OSError):
+            return Death(_why(self.process.wait()))
+        return message
+
+    def _tell(self, message: tuple[str, object]) -> None:
+        with suppress(OSError):  # it is dead, which the next `hear` says
+            self.pipe.send(message)
+
+
+def _why(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the worker was killed, most likely because memory ran out"
+    if code < 0:
+        return f"the worker crashed ({signal.Signals(-code).name})"
+    return f"the worker ended (status {code})"
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables of a worker's process: where avtool is, and how many threads its libraries may use."""
+    path = os.pathsep.join(p for p in (_ROOT, os.environ.get("PYTHONPATH")) if p)
+    return {**os.environ, "PYTHONPATH": path, **thread_variables(threads)}
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """What must be set before torch is loaded."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
+
+
+def processors() -> int:
+    """Those that this process may use: by affinity and by the limit of a container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, round(int(quota) / int(period))))
+    return count
+
+
+def default_workers() -> int:
+    """One for each processor, as far as the free memory allows."""
+    count = processors()
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10
+        count = min(count, max(1, free // WORKER_BYTES))
+    return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +38,12 @@ class Console:
         if self.kind == "auto" and sys.stderr is not None and sys.stderr.isatty():
             self.kind = "bars"
         self._announcement = ""
+        self._status = ""
 
-    def error(self, error: AvtoolError) -> None:
-        """One line what, one line why, one line what to try."""
+    def error(self, error: AvtoolError, **more: Any) -> None:
+        """One line what, one line why, one line what to try; programs get `more` besides."""
         if self.as_json:
-            record = {"error": error.what, "why": error.why, "try": error.hint, "exit_code": error.exit_code}
+            record = {"error": error.what, "why": error.why, "try": error.hint, "exit_code": error.exit_code, **more}
             return self._write(json.dumps(record))
         lines = [f"error: {error.what}", *([f"  why: {error.why}"] if error.why else [])]
         self._write(*lines, *([f"  try: {error.hint}"] if error.hint else []))
@@ -77,6 +79,15 @@ class Console:
             return PlainLines(self, printable(name), 0.0 if self.kind == "plain" else QUIET_SECONDS, show)
         return JsonLines(self, name) if self.kind == "json" else Silence()
 
+    def status(self, text: str) -> None:
+        """A line at the bottom of a terminal that the next one replaces; nothing elsewhere, "" takes it away."""
+        if self.kind == "bars" and text != self._status:
+            width = max(20, shutil.get_terminal_size().columns)
+            shown, self._status = printable(text)[: width - 1], text
+            with suppress(OSError, AttributeError):
+                sys.stderr.write(f"\r\x1b[K{shown}")
+                sys.stderr.flush()
+
     def trace(self, lines: Sequence[str]) -> None:
         """The text of a bug report."""
         self._write(*([json.dumps({"trace": line}) for line in lines] if self.as_json else lines))
@@ -96,6 +107,8 @@ class Console:
 
     def _write(self, *lines: str) -> None:
         text = "".join(printable(line) + "\n" for line in lines)
+        if self._status:
+            text, self._status = f"\r\x1b[K{text}", ""
         with suppress(OSError, AttributeError):  # closed: there is nobody to tell
             sys.stderr.write(text)
             sys.stderr.flush()

@@ -64,12 +64,15 @@ def extract_all(names: Sequence[str], settings: Settings, output: OutputSettings
 
 def _extract_one(one: OutputPlan, session: Session) -> None:
     from avtool.features.store import save_npz
+    from avtool.session import fingerprint_of
 
     say = console.current()
     target = one.files["npz"]
     with say.progress(str(one.input)) as progress:
         features = session.features(one.input, progress)
-        save_npz(features, target)
+        media = features.media
+        identity = session.identity(task="features")
+        save_npz(features, target, fingerprint_of(identity, media.bytes, media.mtime_ns))
     for notice in features.notices:
         say.warn(notice.message, notice.code, str(one.input))
     text = f"wrote {printable(target)}      {features.rows} rows, {clock(features.media.analysed_until)} analysed"

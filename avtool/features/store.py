@@ -82,8 +82,13 @@ _ARRAYS = tuple(_FORMS)
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError, RuntimeError, zlib.error)
 
 
-def save_npz(features: Features, path: Path) -> None:
+def save_npz(features: Features, path: Path, fingerprint: str = "") -> None:
     """Write features as an .npz without pickles, atomically.
+
+    Args:
+        features: what to write.
+        path: where.
+        fingerprint: see `Session.fingerprint`; says later whether they are what would be made again.
 
     Raises:
         OutputError: the file cannot be written.
@@ -98,6 +103,7 @@ def save_npz(features: Features, path: Path) -> None:
         "media": asdict(features.media),
         "notices": [asdict(n) for n in features.notices],
         "lost_seconds": features.lost_seconds,
+        "fingerprint": fingerprint,
     }
     with atomic_stream(path) as stream:
         np.savez(stream, about=np.array(json.dumps(about)), **arrays)
@@ -133,6 +139,19 @@ def load_npz(path: Path) -> Features:
             lost_seconds=float(about["lost_seconds"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _foreign(path, f"{type(error).__name__}: {error}") from None
+
+
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint that `save_npz` was given; no array is read.
+
+    Raises:
+        InputError: not a feature file.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return str(json.loads(str(archive["about"]))["fingerprint"])
+    except (*_UNREADABLE, zipfile.BadZipFile) as error:
         raise _foreign(path, f"{type(error).__name__}: {error}") from None
 
 

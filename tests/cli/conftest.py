@@ -22,10 +22,11 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-ins of `fakes`, in this process."""
     import torch
 
+    from avtool.batch import jobs
     from avtool.features.encoders import catalog
     from avtool.models import zoo
 
-    for owner, name in ((zoo, "load"), (catalog, "VISUAL"), (catalog, "AUDIO")):
+    for owner, name in ((zoo, "load"), (catalog, "VISUAL"), (catalog, "AUDIO"), (jobs, "WORKER")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     fakes.install()
     threads = torch.get_num_threads()

@@ -125,9 +125,11 @@ def fake_encoder(modality: str) -> Any:
 
 def install() -> None:
     """Puts the stand-ins where the model and the encoders are looked up; for a test, through `monkeypatch`."""
+    from avtool.batch import jobs
     from avtool.features.encoders import catalog
     from avtool.models import zoo
 
+    jobs.WORKER = "tests.batch.workers:Fake"
     zoo.load = lambda name, device: FakeLocalizer()  # type: ignore[assignment]
     catalog.VISUAL = {"fake": lambda device: fake_encoder("visual")}
     catalog.AUDIO = {"fake": lambda device: fake_encoder("audio")}

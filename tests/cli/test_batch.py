@@ -6,16 +6,26 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from avtool.batch import jobs
 from avtool.timeline import from_json
-from tests.cli.conftest import FAKED, Run
+from tests.cli.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def stub(request: pytest.FixtureRequest, avtool: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers without a model, unless the test is marked as one of the few that want it."""
+    if "with_model" not in request.fixturenames:
+        monkeypatch.setattr(jobs, "WORKER", "tests.batch.workers:Stub")
+
+
+@pytest.fixture
+def with_model() -> None:
+    """For a test that wants real workers with the stand-in for the model."""
 
 
 @pytest.fixture
@@ -34,19 +44,20 @@ def folder(clip: Path, tmp_path: Path) -> Path:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    files = (p for p in out.rglob("*") if p.is_file() and ".avtool" not in p.parts)
+    files = (p for p in out.rglob("*") if p.is_file() and ".avtool" not in p.parts and p.name not in TABLES)
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(files)}
 
 
 def journal(out: Path) -> list[dict[str, Any]]:
-    files = sorted((out / ".avtool").glob("journal-*.jsonl"), key=lambda p: p.stat().st_mtime_ns)
-    return [json.loads(line) for line in files[-1].read_text().splitlines()]
+    files = sorted((out / ".avtool").glob("journal-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def failures(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / ".avtool" / "failures.csv").read_text().splitlines()))
 
 
+TABLES = ["events.csv", "events.parquet"]
 GOOD = ["a.events.json", "a.events.srt", "deep/er/B.events.json", "deep/er/B.events.srt"]
 
 
@@ -60,7 +71,8 @@ def test_a_mirrored_tree_and_seven_for_the_bad_file(avtool: Run, folder: Path, t
     states = {line["name"]: line["state"] for line in journal(out)}
     assert states == {"bad.mp4": "failed", "a.mp4": "done", "deep/er/B.MP4": "done"}
     summary = json.loads((out / ".avtool" / "summary.json").read_text())
-    assert summary == {"done": 2, "skipped": 0, "failed": 1, "quarantined": 0, "events": 4}
+    expected = {"done": 2, "skipped": 0, "failed": 1, "quarantined": 0, "events": 2, "files": 3, "exit_code": 7}
+    assert summary.items() >= expected.items() and summary["kinds"] == {"unreadable": 1}
     rows = failures(out)
     assert [(r["file"], r["exit_code"]) for r in rows] == [("bad.mp4", "3")]
     assert from_json((out / GOOD[2]).read_bytes(), out / "deep" / "er").media.path == str(
@@ -68,24 +80,20 @@ def test_a_mirrored_tree_and_seven_for_the_bad_file(avtool: Run, folder: Path, t
     )
 
 
-def test_the_same_results_as_localize(avtool: Run, folder: Path, tmp_path: Path) -> None:
-    avtool("batch", folder, "-o", tmp_path / "out")
+def test_the_same_results_as_localize(with_model: None, avtool: Run, folder: Path, tmp_path: Path) -> None:
+    avtool("batch", folder, "-o", tmp_path / "out", "--workers", "1", "--threads", "1")
     avtool("localize", folder / "a.mp4", "-o", tmp_path / "single")
     assert results(tmp_path / "single")["a.events.json"] == results(tmp_path / "out")["a.events.json"]
 
 
-def test_finished_results_are_skipped(
-    avtool: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_results_are_skipped(avtool: Run, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (folder / "bad.mp4").unlink()
     assert avtool("batch", folder, "-o", out).code == 0
     first = {p: p.stat().st_mtime_ns for p in out.rglob("*.json") if ".avtool" not in p.parts}
-    import avtool.batch.worker as worker
-
-    monkeypatch.setattr(worker, "localize", lambda *a, **k: pytest.fail("done twice"))
     ran = avtool("batch", folder, "-o", out)
     assert ran.code == 0 and ran.lines[-1] == "2 skipped"
+    assert len(journal(out)) == 2  # nothing was added
     assert {p: p.stat().st_mtime_ns for p in first} == first
 
 
@@ -94,7 +102,7 @@ def test_a_missing_format_is_made_from_the_json(avtool: Run, folder: Path, tmp_p
     avtool("batch", folder, "-o", out)
     whole = results(out)
     (out / "a.events.srt").unlink()
-    assert avtool("batch", folder, "-o", out).lines[-1] == "2 skipped, 1 failed"
+    assert avtool("batch", folder, "-o", out).lines[-1] == "2 skipped, 1 failed before"
     assert results(out) == whole
 
 
@@ -117,17 +125,18 @@ def stale(kind: str, folder: Path, out: Path) -> list[str]:
 def test_stale_results_are_made_again(avtool: Run, folder: Path, tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     avtool("batch", folder, "-o", out)
+    made = (out / GOOD[2]).stat().st_mtime_ns
     ran = avtool("batch", folder, "-o", out, *stale(kind, folder, out))
-    states = {line["name"]: line["state"] for line in journal(out)}
-    assert states["a.mp4"] == "done", ran.err
-    assert states["deep/er/B.MP4"] == ("done" if kind == "setting" else "skipped")
-    from_json((out / "a.events.json").read_bytes())
+    both = kind == "setting"
+    assert ran.lines[-1] == ("2 done, 1 failed" if both else "1 done, 1 skipped, 1 failed before"), ran.err
+    assert ((out / GOOD[2]).stat().st_mtime_ns != made) == both
+    assert from_json((out / "a.events.json").read_bytes()).run.fingerprint
 
 
 def test_device_format_and_progress_do_not_make_results_stale(avtool: Run, folder: Path, tmp_path: Path) -> None:
     avtool("batch", folder, "-o", tmp_path / "out")
     ran = avtool("batch", folder, "-o", tmp_path / "out", "-f", "json", "--device", "cpu", "--progress", "none")
-    assert ran.lines[-1] == "2 skipped, 1 failed"
+    assert ran.lines[-1] == "2 skipped, 1 failed before"
 
 
 def test_a_foreign_file_in_the_way_is_not_replaced_unasked(avtool: Run, folder: Path, tmp_path: Path) -> None:
@@ -137,50 +146,25 @@ def test_a_foreign_file_in_the_way_is_not_replaced_unasked(avtool: Run, folder: 
     ran = avtool("batch", folder, "-o", out)
     assert ran.code == 7 and "not a timeline" in ran.err
     assert (out / "a.events.json").read_text() == '{"mine": true}'
-    assert avtool("batch", folder, "-o", out, "--overwrite").lines[-1] == "1 done, 1 skipped, 1 failed"
+    assert avtool("batch", folder, "-o", out, "--overwrite").lines[-1] == "1 done, 1 skipped, 1 failed before"
 
 
-def test_a_bug_in_one_file_does_not_end_the_night(
-    avtool: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import avtool.batch.worker as worker
-
-    real = worker.localize
-
-    def sometimes(path: Path, *arguments: Any, **options: Any) -> Any:
-        if path.name == "a.mp4":
-            raise IndexError("a bug")
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr(worker, "localize", sometimes)
+def test_a_bug_in_one_file_does_not_end_the_night(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "a.mp4").rename(folder / "raise.mp4")
     ran = avtool("batch", folder, "-o", tmp_path / "out")
     assert ran.code == 7 and "IndexError: a bug" in ran.err
     assert list(results(tmp_path / "out")) == GOOD[2:]
-
-
-def test_a_disk_that_fills_up_ends_the_run(
-    avtool: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import avtool.batch.worker as worker
-    import avtool.cli.batch as batch
-    from avtool.errors import OutputError
-
-    def full(*_: object) -> None:
-        raise OutputError("cannot write", "no space left on the device")
-
-    calls = []
-    monkeypatch.setattr(worker, "write_all", lambda *a: (calls.append(a), full()))
-    checks = iter([None])
-    monkeypatch.setattr(batch, "check_writable", lambda out: next(checks, None) if not calls else full())
-    assert avtool("batch", folder, "-o", tmp_path / "out").code == 6
-    assert len(calls) == 1
 
 
 def test_usage(avtool: Run, folder: Path, tmp_path: Path) -> None:
     assert avtool("batch", folder).code == 2
     assert avtool("batch", folder, "-o", "-").code == 2
     assert avtool("batch", tmp_path / "missing", "-o", tmp_path / "out").code == 3
-    assert avtool("batch", folder / "a.mp4", "-o", tmp_path / "out").code == 3
+    assert avtool("batch", "-o", tmp_path / "out").code == 2
+    for wrong in ("0/3", "4/3", "3", "a/b", "slurm"):
+        assert avtool("batch", folder, "-o", tmp_path / "out", "--shard", wrong).code == 2, wrong
+    for wrong in (("--engine", "x"), ("--task", "x"), ("--workers", "0"), ("--address", "x"), ("--limit", "0")):
+        assert avtool("batch", folder, "-o", tmp_path / "out", *wrong).code == 2, wrong
     (tmp_path / "empty").mkdir()
     ran = avtool("batch", tmp_path / "empty", "-o", tmp_path / "out")
     assert ran.code == 0 and "no videos" in ran.err
@@ -196,7 +180,7 @@ def test_two_videos_of_one_name_stop_before_any_work(avtool: Run, folder: Path, 
 
 def test_results_in_the_folder_itself(avtool: Run, folder: Path) -> None:
     assert avtool("batch", folder, "-o", folder).code == 7
-    assert avtool("batch", folder, "-o", folder).lines[-1] == "2 skipped, 1 failed"
+    assert avtool("batch", folder, "-o", folder).lines[-1] == "2 skipped, 1 failed before"
 
 
 def test_hostile_names_in_the_list_of_failures(avtool: Run, folder: Path, tmp_path: Path) -> None:
@@ -213,33 +197,101 @@ def test_progress_for_programs(avtool: Run, folder: Path, tmp_path: Path) -> Non
     assert sum(r.get("state") == "done" for r in records) == 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_killed_again_and_again(clip: Path, repo: Path, tmp_path: Path) -> None:
-    """Nothing torn, nothing lost, no temporary left once it is done, and the same results as undisturbed."""
-    videos = tmp_path / "videos"
-    for i in range(12):
-        (videos / str(i % 3)).mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip, videos / str(i % 3) / f"{i}.mp4")
-    env = {**os.environ, "PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"}
+def test_files_are_mirrored_below_what_holds_them_all(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert avtool("batch", folder / "a.mp4", folder / "deep" / "er" / "B.MP4", "-o", out).code == 0
+    assert list(results(out)) == GOOD
+    assert avtool("batch", folder / "deep", folder / "a.mp4", "-o", out).lines[-1] == "2 skipped"
+    assert avtool("batch", folder / "a.mp4", "-o", out, "--root", folder).lines[-1] == "1 skipped"
+    assert avtool("batch", folder / "a.mp4", "-o", out, "--root", folder / "deep").code == 2
 
-    def batch(out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", FAKED, "batch", "videos", "-o", out, "--quiet"]
-        return subprocess.Popen(command, cwd=tmp_path, env=env)
 
-    assert batch("calm").wait(300) == 0
-    done, kills, deadline = 0, 0, time.monotonic() + 300
-    while done < 12:
-        process = batch("disturbed")
-        seen = done
-        while process.poll() is None and done < seen + 3:
-            time.sleep(0.002 * kills)
-            done = len(list((tmp_path / "disturbed").rglob("*.events.json")))
-            assert time.monotonic() < deadline
-        process.kill()
-        process.wait()
-        kills += 1
-        for path in (tmp_path / "disturbed").rglob("*.events.json"):
-            from_json(path.read_bytes())
-    assert batch("disturbed").wait(300) == 0
-    assert results(tmp_path / "disturbed") == results(tmp_path / "calm")
-    assert not list((tmp_path / "disturbed").rglob("*.avtmp"))
+def test_a_list_names_inputs(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    names = [folder / "a.mp4", folder / "deep" / "er" / "B.MP4", folder / "not there.mp4"]
+    for separator in ("\n", "\0"):
+        list_ = tmp_path / "list"
+        list_.write_text("".join(f"{name}{separator}" for name in names))
+        out = tmp_path / f"out{ord(separator)}"
+        ran = avtool("batch", "--list", list_, "-o", out)
+        assert ran.code == 7 and list(results(out)) == GOOD
+        assert ran.lines[-1] == "2 done, 1 failed" and failures(out)[0]["kind"] == "unreachable"
+        # it may be there tomorrow
+        assert avtool("batch", "--list", list_, "-o", out).lines[-1] == "2 skipped, 1 failed"
+
+
+def test_a_list_on_standard_input(program: Run, folder: Path, tmp_path: Path) -> None:
+    ran = program("batch", "-", "-o", "out", "--dry-run", faked=True, input=f"{folder / 'a.mp4'}\n".encode())
+    assert "would do 1 of 1 files: 1 new" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_be_done(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    avtool("batch", folder, "-o", out, "--exclude", "deep/*")
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    os.utime(folder / "a.mp4", ns=(1, 1))
+    ran = avtool("batch", folder, "-o", out, "--dry-run", "--progress", "json")
+    counts = {"new": 1, "stale": 1, "done": 0, "failed_before": 1, "unreadable": 0}
+    assert ran.code == 0 and json.loads(ran.lines[-1]) == counts
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_failures_are_tried_again_when_asked(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    avtool("batch", folder, "-o", out)
+    ran = avtool("batch", folder, "-o", out)
+    assert ran.code == 7 and ran.lines[-1] == "2 skipped, 1 failed before"
+    assert ran.err.count("error: ") == 0 and "bad.mp4" in ran.err
+    assert [row["state"] for row in failures(out)] == ["failed_before"]
+    ran = avtool("batch", folder, "-o", out, "--retry-failed")
+    assert ran.code == 7 and ran.err.count("error: ") == 1
+    (folder / "bad.mp4").write_bytes((folder / "a.mp4").read_bytes())  # another file now: tried without being asked
+    assert avtool("batch", folder, "-o", out).lines[-1] == "1 done, 2 skipped"
+    assert failures(out) == []
+
+
+def test_some_files_only(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "a.mp4", folder / "c.mp4")
+
+    def done(*arguments: str) -> list[str]:
+        out = tmp_path / "-".join(arguments).replace("/", "_")
+        avtool("batch", folder, "-o", out, "--exclude", "bad.mp4", "-f", "json", *arguments)
+        return list(results(out))
+
+    assert done("--no-recursive") == ["a.events.json", "c.events.json"]
+    assert done("--include", "deep/*") == ["deep/er/B.events.json"]
+    assert done("--include", "c.*", "--include", "a.*") == ["a.events.json", "c.events.json"]
+    assert len(done("--limit", "2")) == 2
+    assert sorted([*done("--shard", "1/2"), *done("--shard", "2/2")]) == [
+        "a.events.json",
+        "c.events.json",
+        "deep/er/B.events.json",
+    ]
+
+
+def test_nothing_new_after_a_failure_if_asked(avtool: Run, folder: Path, clip: Path, tmp_path: Path) -> None:
+    for i in range(20):
+        shutil.copy(clip, folder / f"{i:02}.mp4")
+    ran = avtool("batch", folder, "-o", tmp_path / "out", "--fail-fast", "--workers", "1")
+    assert ran.code == 7 and len(results(tmp_path / "out")) < 20
+
+
+def test_one_table_of_all_events(avtool: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    avtool("batch", folder, "-o", out)
+    assert (out / "events.csv").read_text().splitlines() == [
+        "file,start,end,label,score",
+        "a.mp4,12.340,15.020,dog bark,0.91",
+        "deep/er/B.MP4,12.340,15.020,dog bark,0.91",
+    ]
+
+
+def test_features(with_model: None, avtool: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ("batch", folder, "-o", out, "--task", "features", "--workers", "1", "--exclude", "deep/*")
+    assert avtool(*command).code == 7
+    assert list(results(out)) == ["a.features.npz"]
+    avtool("extract-features", folder / "a.mp4", "-o", tmp_path / "single")
+    assert results(tmp_path / "single") == results(out)
+    assert avtool(*command, "--min-score", "0.9").lines[-1] == "1 skipped, 1 failed before"
+    assert avtool(*command, "--end", "2").lines[-1] == "1 done, 1 failed"

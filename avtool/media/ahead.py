@@ -1,0 +1,136 @@
+"""Decodes a file ahead of its reader: a decode child, a thread that empties it, and a queue counted in bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from avtool.media.child import DecodeChild
+from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, Progress
+from avtool.timeline import MediaInfo
+
+QUEUE_BYTES = 64 << 20  # decoded and not taken yet; about 200 pictures of 256 x 448, or a minute of 1080p at 1/s
+ITEM_BYTES = 256  # what an item costs besides its samples
+
+
+class Ahead:
+    """Probes and decodes one file in the background; both answers may be asked for later, once each.
+
+    Args:
+        child: decodes this file and nothing else meanwhile; it ends if the file is given up.
+        path: the file.
+        limits, audio_track: as for `probe`.
+        request: what to decode, given what the probe has found.
+        queue_bytes: how far the decoder may run ahead.
+    """
+
+    def __init__(
+        self,
+        child: DecodeChild,
+        path: str | os.PathLike[str],
+        limits: Limits,
+        audio_track: int | None,
+        request: Callable[[MediaInfo], DecodeRequest],
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self.child, self._path, self._request = child, path, request
+        self._limits, self._audio_track = limits, audio_track
+        self._limit = queue_bytes
+        self._changed = threading.Condition()
+        self._items: deque[Item] = deque()
+        self._bytes = 0
+        self._media: MediaInfo | None = None
+        self._error: BaseException | None = None
+        self._given_up = self._ended = False
+        self._seen = (0.0, 0.0)  # seconds decoded, seconds in all
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def media(self) -> MediaInfo:
+        """What is in the file.
+
+        Raises:
+            InputError: as `DecodeChild.probe`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._media is not None or self._error is not None)
+        if self._media is None:
+            assert self._error is not None
+            raise self._error
+        return self._media
+
+    def items(self, on_progress: Progress | None = None) -> Iterator[Item]:
+        """The decoded items, the report last; leaving early gives the file up.
+
+        Raises:
+            InputError, UsageError: as `DecodeChild.decode`.
+        """
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._items or self._ended)
+                    if not self._items:
+                        break
+                    item = self._items.popleft()
+                    self._bytes -= _size(item)
+                    self._changed.notify_all()
+                    done, total = self._seen
+                if on_progress is not None and total > 0:
+                    on_progress("decode", done, total)
+                yield item
+                if isinstance(item, DecodeReport):
+                    return
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Ends the work, if it has not ended, and waits until the child is free for another file."""
+        with self._changed:
+            self._given_up = True
+            self._items.clear()
+            self._changed.notify_all()
+        while self._thread.is_alive():
+            if not self._ended:
+                self.child.kill()
+            self._thread.join(0.05)
+
+    def _work(self) -> None:
+        try:
+            media = self.child.probe(self._path, self._limits, self._audio_track)
+            with self._changed:
+                self._media = media
+                self._changed.notify_all()
+            for item in self.child.decode(self._path, self._request(media), self._note):
+                if not self._put(item):
+                    return
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _note(self, stage: str, done: float, total: float) -> None:
+        self._seen = (done, total)
+
+    def _put(self, item: Item) -> bool:
+        """Waits for room; False if nobody wants the file any more."""
+        size = _size(item)
+        with self._changed:
+            self._changed.wait_for(lambda: self._given_up or self._bytes + size <= self._limit or not self._items)
+            if self._given_up:
+                return False
+            self._items.append(item)
+            self._bytes += size
+            self._changed.notify_all()
+        return True
+
+
+def _size(item: Item) -> int:
+    if isinstance(item, DecodeReport):
+        return ITEM_BYTES
+    return ITEM_BYTES + (item.pixels.nbytes if isinstance(item, Picture) else item.samples.nbytes)
