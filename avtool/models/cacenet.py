@@ -19,6 +19,7 @@ from avtool.models.segments import (
     DecoderLayer,
     EncoderLayer,
     Layers,
+    SoundGuidance,
     attend,
     bare_attention,
     bilstm,
@@ -152,20 +153,19 @@ class CACENetOutput:
         return event[..., None] * self.classes.softmax(1)[:, None]
 
 
-class CoGuidance(nn.Module):
+class CoGuidance(SoundGuidance):
     """Both modalities calibrate each other, segment by segment (avel.md 4.2); only what `guide` needs exists."""
 
     def __init__(self, guide: str, v: int, a: int) -> None:
-        super().__init__()
+        if guide in ("co", "audio"):
+            super().__init__(v, a)
+        else:
+            nn.Module.__init__(self)
         self.guide = guide
         half, quarter = v // 2, v // 4
         self.video_query, self.video_key = nn.Linear(v, quarter), nn.Linear(v, quarter)
         self.video_value, self.v_norm = nn.Linear(v, v), nn.LayerNorm(v)
         if guide in ("co", "audio"):
-            self.affine_video_1, self.affine_audio_1 = nn.Linear(v, v), nn.Linear(a, v)
-            self.affine_bottleneck, self.affine_v_c_att = nn.Linear(v, half), nn.Linear(half, v)
-            self.affine_video_2, self.affine_audio_2 = nn.Linear(v, half), nn.Linear(a, half)
-            self.affine_v_s_att = nn.Linear(half, 1)
             self.affine_video_3, self.affine_video_ave = nn.Linear(v, half), nn.Linear(v, half)
             self.ave_v_att = nn.Linear(half, 1)
         if guide == "co":
@@ -184,7 +184,7 @@ class CoGuidance(nn.Module):
         g1 = self.v_norm(x + self.dropout(self._spatial(x, "")))
         v, where = x.mean(2), None
         if self.guide in ("co", "audio"):
-            v, where = self._looked_at(x, g1, a)
+            v, where = self.look(x, g1, a)
             v = v + beta * self._calibration(g1).sigmoid() * v
         if self.guide == "audio":
             return v, a, where
@@ -202,15 +202,6 @@ class CoGuidance(nn.Module):
         weight = self.ave_v_att(e).tanh().softmax(2)  # (B, T, N, 1)
         total: Tensor = (weight * g).sum(2)
         return total
-
-    def _looked_at(self, x: Tensor, g: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """What the sound picks from channels and positions: v_cs (B, T, 512) and the weights (B, T, N)."""
-        a = a[:, :, None]  # (B, T, 1, 128)
-        c = (F.relu(self.affine_audio_1(a)) * F.relu(self.affine_video_1(g))).mean(2, keepdim=True)
-        x = x * (1 + self.affine_v_c_att(F.relu(self.affine_bottleneck(c))).sigmoid())
-        e = F.relu(self.affine_video_2(x)) * F.relu(self.affine_audio_2(a))
-        weight = self.affine_v_s_att(e).tanh().softmax(2)  # (B, T, N, 1)
-        return (weight * x).sum(2), weight[..., 0]
 
     def _audio_calibration(self, g: Tensor, a: Tensor, mask: Tensor) -> Tensor:
         """cal_a (B, T, 128): sound in the context of the clip, asked for by the picture."""

@@ -26,10 +26,14 @@ class MatchingNetwork(nn.Module):
         visual_dim: 512, the globally pooled map.
         audio_dim: 128.
         hidden, width: of both towers.
+        unit: embeddings of length 1, as the CCLN-style towers have them (avel.md 9.2); the ECCV network has them free.
     """
 
-    def __init__(self, visual_dim: int = 512, audio_dim: int = 128, hidden: int = 128, width: int = 64) -> None:
+    def __init__(
+        self, visual_dim: int = 512, audio_dim: int = 128, hidden: int = 128, width: int = 64, unit: bool = False
+    ) -> None:
         super().__init__()
+        self.unit = unit
         self.visual, self.audio = (
             nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, width))
             for inputs in (visual_dim, audio_dim)
@@ -49,7 +53,8 @@ class MatchingNetwork(nn.Module):
                 raise UsageError(
                     f"{name} features have {x.shape[-1]} columns", f"the network reads {first.in_features}"
                 )
-        return self.visual(visual), self.audio(audio)
+        v, a = self.visual(visual), self.audio(audio)
+        return (F.normalize(v, dim=-1), F.normalize(a, dim=-1)) if self.unit else (v, a)
 
 
 def matching_loss(visual: Tensor, audio: Tensor, events: Tensor) -> Tensor:

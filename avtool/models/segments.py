@@ -64,6 +64,41 @@ def bare_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
     return scores.softmax(-1) @ value
 
 
+class SoundGuidance(nn.Module):
+    """Sound picks channels, then positions, of every picture (avel.md 4.2, steps 3 and 4; names as in CACE-Net).
+
+    Args:
+        visual: channels of the map.
+        audio: channels of the sound.
+    """
+
+    def __init__(self, visual: int, audio: int) -> None:
+        super().__init__()
+        half = visual // 2
+        self.affine_video_1, self.affine_audio_1 = nn.Linear(visual, visual), nn.Linear(audio, visual)
+        self.affine_bottleneck, self.affine_v_c_att = nn.Linear(visual, half), nn.Linear(half, visual)
+        self.affine_video_2, self.affine_audio_2 = nn.Linear(visual, half), nn.Linear(audio, half)
+        self.affine_v_s_att = nn.Linear(half, 1)
+
+    def look(self, x: Tensor, g: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """What the sound picks.
+
+        Args:
+            x: (B, T, N, visual) what is picked from.
+            g: (B, T, N, visual) what the channels are judged by.
+            a: (B, T, audio).
+
+        Returns:
+            (B, T, visual), and the weights (B, T, N) of the positions.
+        """
+        a = a[:, :, None]  # (B, T, 1, audio)
+        c = (F.relu(self.affine_audio_1(a)) * F.relu(self.affine_video_1(g))).mean(2, keepdim=True)
+        x = x * (1 + self.affine_v_c_att(F.relu(self.affine_bottleneck(c))).sigmoid())
+        e = F.relu(self.affine_video_2(x)) * F.relu(self.affine_audio_2(a))
+        weight = self.affine_v_s_att(e).tanh().softmax(2)  # (B, T, N, 1)
+        return (weight * x).sum(2), weight[..., 0]
+
+
 def attend(layer: nn.MultiheadAttention, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
     """Multi-head attention of (B, T, C) on a memory (B, S, C) of which `mask` (B, S) is valid."""
     out: Tensor = layer(query, memory, memory, key_padding_mask=~mask, need_weights=False)[0]
