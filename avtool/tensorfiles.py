@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from avtool.errors import WeightsError
 from avtool.files import printable
 
@@ -184,13 +186,21 @@ def unpack(source: Path, data: bytes) -> object:
             raise WeightsError(f"{printable(source)} is damaged", first_line(error)) from error
     _refuse_packed(source, data)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_arrays()):
             warnings.simplefilter("ignore")  # about formats of old, on stderr
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch documents none of the many kinds that damaged or hostile files raise
         code = "weights only" in str(error).lower()
         why = "it holds code or objects, not only tensors" if code else first_line(error)
         raise WeightsError(f"{printable(source)} was refused", why, "ask its makers for a safetensors file") from error
+
+
+def _plain_arrays() -> list[Any]:
+    """What an unpickler must know to make NumPy arrays of floating-point numbers, as some checkpoints hold them."""
+    rebuild: Any = np.zeros(0).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    kinds = [type(np.dtype(name)) for name in ("f2", "f4", "f8")]
+    return [np.ndarray, np.dtype, *kinds, *((rebuild, f"{module}._reconstruct") for module in modules)]
 
 
 def _refuse_packed(source: Path, data: bytes) -> None:
@@ -244,6 +254,10 @@ def _unwrapped(state: object) -> object:
     return state
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.dtype.isnative
+
+
 def _is_dense(tensor: Tensor) -> bool:
     """True if every element has a place of its own without gaps: contiguous, or with its axes in another order."""
     step = 1
@@ -282,7 +296,8 @@ def plain_tensors(source: Path, loaded: object, limit: int) -> dict[str, Tensor]
     if not isinstance(state, dict) or not state:
         raise refuse("it holds no state dict")
     tensors: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, value in state.items():
+        tensor = torch.from_numpy(np.array(value)) if _is_array(value) else value
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise refuse(f"entry {printable(str(name)[:80])} is {type(tensor).__name__}, not a tensor")
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:

@@ -351,7 +351,7 @@ def test_verify_on_the_command_line(known: Path, avtool: Callable[..., Ran]) -> 
 
 def test_addresses_and_hashes_of_the_project() -> None:
     for entry in weights.manifest().values():
-        assert entry.pinned, f"{entry.name}: whoever adds weights of unknown hash changes this test and the README"
+        assert entry.pinned == (entry.name != "vggish-pca"), "weights/README.md says which hash is not known"
         assert entry.urls or entry.file or entry.name == "mobilenetv2-coral"
         assert all(url.startswith("https://") for url in entry.urls)
         assert all(digest.startswith(entry.sha256_prefix) for digest in entry.hashes[:1])

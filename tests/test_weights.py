@@ -436,6 +436,23 @@ def test_axes_in_another_order_are_no_trick(tmp_path: Path) -> None:
     assert torch.equal(loaded["matrix"], matrix.T) and torch.equal(loaded["kernel"], kernel)
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_numpy_arrays_in_a_checkpoint(tmp_path: Path, protocol: int) -> None:
+    """VGGish's PCA parameters are published so; anything but plain floating-point arrays is refused."""
+    state = {"means": np.arange(6.0).reshape(6, 1), "vectors": np.asfortranarray(np.eye(6, dtype=np.float32)[::-1])}
+    buffer = io.BytesIO()
+    torch.save(state, buffer, pickle_protocol=protocol)
+    (tmp_path / "in.pth").write_bytes(buffer.getvalue())
+    weights.import_weights(tmp_path / "in.pth", "mine", accept_unpinned=True, weights_dir=tmp_path / "cache")
+    loaded = load("mine", None, tmp_path / "cache").tensors
+    for name, array in state.items():
+        assert np.array_equal(loaded[name].numpy(), array) and loaded[name].numpy().dtype == array.dtype
+    for bad in (np.array([{}]), np.array(["a"]), np.arange(3), np.array([Bomb(tmp_path / "ran")])):
+        (tmp_path / "in.pth").write_bytes(checkpoint({"x": bad}))
+        refused(lambda: weights.import_weights(tmp_path / "in.pth", "bad", True, tmp_path / "cache"), "refused")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_safetensors_and_old_format_can_be_imported(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(tensors(), buffer, _use_new_zipfile_serialization=False)
