@@ -29,6 +29,7 @@ LAYERS = {
     "avtool.detect": 3,
     "avtool.evaluation": 3,
     "avtool.session": 3,
+    "avtool.extraction": 3,
     "avtool.pipeline": 4,
     "avtool.batch": 5,
     "avtool.training": 5,

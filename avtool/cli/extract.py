@@ -1,20 +1,89 @@
-"""avtool extract-features: what the encoders make of a file, for other programs."""
+"""avtool extract-features: what the encoders make of files, for other programs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from avtool.cli import console, inputs, options
 from avtool.cli.console import clock
-from avtool.errors import UsageError
+from avtool.errors import AvtoolError, OutputError, UsageError
 from avtool.files import OutputPlan, printable
 from avtool.settings import STDOUT, OutputSettings, Settings, resolve
 
 if TYPE_CHECKING:
-    from avtool.session import Session
+    from avtool.extraction import Extractor, Recipe
+
+Visual = Annotated[
+    str | None,
+    typer.Option(
+        "--visual",
+        metavar="NAME",
+        help="Encoder for pictures, with NAME:PROTOCOL where it has several. [default: the first installed]",
+        show_default=False,
+    ),
+]
+Audio = Annotated[
+    str | None,
+    typer.Option(
+        "--audio",
+        metavar="NAME",
+        help="Encoder for sound, with NAME:PROTOCOL where it has several. [default: the first installed]",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Make what this localizer reads: its encoders and rows; a name from 'avtool models'.",
+        show_default=False,
+    ),
+]
+Layout = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="KIND",
+        help="npz; ave: .h5 with the 10 rows of the AVE data set; unav: time-major .npy with a .json beside.",
+    ),
+]
+Seconds = Annotated[
+    str | None,
+    typer.Option(
+        "--segment", metavar="S", help="Seconds that a row covers. [default: the stride, else 0.5]", show_default=False
+    ),
+]
+Stride = Annotated[
+    str | None,
+    typer.Option("--stride", metavar="S", help="Seconds between rows. [default: the segment]", show_default=False),
+]
+Fps = Annotated[
+    str | None,
+    typer.Option(
+        "--fps",
+        metavar="N",
+        help="Pictures a second, averaged in each row. [default: one a row, from its middle]",
+        show_default=False,
+    ),
+]
+Pool = Annotated[
+    str,
+    typer.Option(
+        "--pool",
+        metavar="KIND",
+        help="gap: a vector a row; none: the encoder's last map. [default: none for ave, else gap]",
+        show_default=False,
+    ),
+]
+Tags = Annotated[bool, typer.Option("--tags/--no-tags", help="Keep class scores too, where an encoder has them.")]
+Dtype = Annotated[str, typer.Option("--dtype", metavar="KIND", help="Numbers in the file: float32 or float16.")]
+Precision = Annotated[str, typer.Option("--precision", metavar="KIND", help="Of the networks: float32 or bf16.")]
 
 
 def command(
@@ -22,9 +91,17 @@ def command(
     inputs_: options.Videos,
     output: options.Folder = None,
     beside: options.Beside = None,
-    model: options.Model = None,
-    visual: options.Visual = None,
-    audio: options.Audio = None,
+    visual: Visual = None,
+    audio: Audio = None,
+    model: Model = None,
+    layout: Layout = "npz",
+    segment: Seconds = None,
+    stride: Stride = None,
+    fps: Fps = None,
+    pool: Pool = "",
+    tags: Tags = True,
+    dtype: Dtype = "float32",
+    precision: Precision = "float32",
     device: options.Device = None,
     start: options.Start = None,
     end: options.End = None,
@@ -37,43 +114,97 @@ def command(
     quiet: options.Quiet = None,
     config: options.Config = None,
 ) -> int:
-    """Write the features of videos: NAME.features.npz with visual, audio and times (start and end of each row)."""
+    """Write the features of videos: a row of visual and one of audio features for each segment, and their times.
+
+    Run it again and it does what is missing: a file that is whole and made by the same settings is left alone.
+    """
     settings, wanted = resolve(context.params, config)
     console.configure(wanted.progress, wanted.quiet)
-    return extract_all(inputs_, settings, wanted)
+    from avtool.extraction import Recipe
+
+    recipe = Recipe(
+        layout=layout,
+        segment=_fraction("segment", segment),
+        stride=_fraction("stride", stride),
+        fps=_fraction("fps", fps),
+        pool=pool,
+        precision=precision,
+        dtype=dtype,
+        tags=tags,
+    )
+    return extract_all(inputs_, settings, wanted, recipe)
 
 
-def extract_all(names: Sequence[str], settings: Settings, output: OutputSettings) -> int:
+def _fraction(name: str, text: str | None) -> Fraction | None:
+    try:
+        return None if text is None else Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(
+            f"--{name}: '{printable(text or '')}' is not a number", "such as 8, 0.96 or 30000/1001"
+        ) from None
+
+
+def extract_all(names: Sequence[str], settings: Settings, output: OutputSettings, recipe: Recipe) -> int:
     """Extracts every input, goes on after a failure, and returns the exit code."""
+    from avtool.extraction import Extractor, target_of
+
     if output.output == STDOUT:
         raise UsageError("features are not written to standard output", hint="a folder with -o DIR")
-    plans = inputs.plan(names, output, ("npz",), kind="features")
+    plans = inputs.plan(names, output, (target_of(recipe.layout),), kind="features")
     failures = inputs.Failures()
-    ready = inputs.admit(names, plans, settings, output, failures)
+    ready = inputs.admit(names, plans, settings, _replacing(output), failures)
     if ready:
-        from avtool.session import Session
-
-        with Session(settings) as session:
-            session.load()
-            console.current().announce(str(session.device), session.encoder_title)
+        with Extractor(settings, recipe) as extractor:
+            extractor.load()
+            console.current().announce(str(extractor.device), extractor.title)
             for one in ready:
                 with failures.caught():
-                    _extract_one(one, session)
+                    if output.overwrite or not _is_done(one, extractor):
+                        _extract_one(one, extractor)
     return failures.exit_code
 
 
-def _extract_one(one: OutputPlan, session: Session) -> None:
-    from avtool.features.store import save_npz
-    from avtool.session import fingerprint_of
+def _replacing(output: OutputSettings) -> OutputSettings:
+    """So that results which exist are admitted and looked at."""
+    from dataclasses import replace
+
+    return replace(output, overwrite=True)
+
+
+def _is_done(one: OutputPlan, extractor: Extractor) -> bool:
+    """True if the result is there, whole, and what would be made again.
+
+    Raises:
+        OutputError: something else is there.
+    """
+    from avtool.features.store import load_marked
+    from avtool.session import probe_input
+
+    (target,) = one.files.values()
+    if not os.path.lexists(target):
+        return False
+    why = "it was made by other settings, or from another state of the input"
+    try:
+        done = load_marked(target)[1] == extractor.fingerprint(probe_input(one.input, extractor.settings))
+    except AvtoolError as error:
+        done, why = False, error.why or error.what
+    if not done:
+        what = f"{printable(target)} exists already"
+        raise OutputError(what, why, "--overwrite, or another folder with -o DIR")
+    console.current().note(f"{printable(target)} is there and whole", input=str(one.input), skipped=str(target))
+    return True
+
+
+def _extract_one(one: OutputPlan, extractor: Extractor) -> None:
+    from avtool.extraction import save
 
     say = console.current()
-    target = one.files["npz"]
+    (target,) = one.files.values()
     with say.progress(str(one.input)) as progress:
-        features = session.features(one.input, progress)
-        media = features.media
-        identity = session.identity(task="features")
-        save_npz(features, target, fingerprint_of(identity, media.bytes, media.mtime_ns))
+        features = extractor.features(one.input, progress)
+        written = save(features, target, extractor.recipe, extractor.fingerprint(features.media))
     for notice in features.notices:
         say.warn(notice.message, notice.code, str(one.input))
-    text = f"wrote {printable(target)}      {features.rows} rows, {clock(features.media.analysed_until)} analysed"
-    say.note(text, input=str(one.input), wrote=[str(target)], rows=features.rows)
+    shown = ", ".join(map(printable, written))
+    text = f"wrote {shown}      {features.rows} rows, {clock(features.media.analysed_until)} analysed"
+    say.note(text, input=str(one.input), wrote=[str(file) for file in written], rows=features.rows)
