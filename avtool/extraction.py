@@ -327,7 +327,7 @@ def _make(make: Any, pool: str, protocol: str, precision: str, device: torch.dev
     from avtool.features.encoders.catalog import Options
 
     options = Options(pool=pool, precision=precision, protocol=protocol)
-    encoder: Encoder = make(device) if options == Options() else make(device, options)
+    encoder: Encoder = make(device, options)
     return encoder
 
 
@@ -337,11 +337,20 @@ def ave_pictures(media: MediaInfo) -> Grid:
     A row's centre lies just behind the time of that frame, nearer than a sixteenth of a frame, so that times that a
     container rounds do not give the one before.
     """
-    rate = Fraction(media.video.average_rate) if media.video and media.video.average_rate else Fraction(25)
+    rate = _rate(media)
     seconds = min(Fraction(media.duration).limit_denominator(1000), Fraction(AVE_ROWS))
     frames = round(seconds * rate)  # of the clip, as far as its rate tells
     step = Fraction(max(AVE_ROWS, frames) // AVE_ROWS) / rate  # seconds of I frames
     return Grid(segment=1 / (AVE_PICTURES * rate), stride=step / AVE_PICTURES)
+
+
+def _rate(media: MediaInfo) -> Fraction:
+    """Frames a second; that of PAL where the file does not say."""
+    try:
+        rate = Fraction(media.video.average_rate) if media.video else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    return rate if rate > 0 else Fraction(25)
 
 
 def _rows_within(fine: Grid, coarse: Grid, row: int, count: int) -> range:

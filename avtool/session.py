@@ -17,6 +17,7 @@ import numpy as np
 
 from avtool import interrupts
 from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
+from avtool.features.store import SUFFIXES
 from avtool.files import printable
 from avtool.media.ahead import Ahead
 from avtool.media.child import DecodeChild
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 OnProgress = Callable[[str, float, float], None]  # stage, done, total; both in seconds of media
 LOST_SHARE = 0.02  # of the file's span ...
 LOST_SECONDS = 1.0  # ... and at least this long: then a result would claim more than was analysed
-FEATURES_SUFFIX = ".npz"
 QUIET_PICTURES = PictureSpec(short=32)  # where only the state of a file matters, not what is in it
 QUIET_RATE = 8000
 WITHOUT_EFFECT = ("device", "model")  # on a result, but for rounding; the model is named by what it says about itself
@@ -131,9 +131,9 @@ class Session:
             InputError: not readable, or too much of it is not decodable.
         """
         if is_features(path):
-            from avtool.features.store import load_npz
+            from avtool.features.store import load
 
-            given = load_npz(Path(path))
+            given = load(Path(path))
             refuse_unreadable(given, self.info, self.settings, path)
             return given
         ahead = self._ahead.pop(Path(path), None)
@@ -310,7 +310,7 @@ def fingerprint_of(identity: Mapping[str, Any], size: int, mtime_ns: int) -> str
 
 def is_features(path: str | os.PathLike[str]) -> bool:
     """True for a name that says: features, not media."""
-    return os.fspath(path).lower().endswith(FEATURES_SUFFIX)
+    return os.fspath(path).lower().endswith(SUFFIXES)
 
 
 def limits(settings: Settings) -> Limits:
@@ -325,9 +325,9 @@ def probe_input(path: str | os.PathLike[str], settings: Settings) -> MediaInfo:
         InputError: it is neither media nor a feature file.
     """
     if is_features(path):
-        from avtool.features.store import load_npz
+        from avtool.features.store import load
 
-        return load_npz(Path(path)).media
+        return load(Path(path)).media
     from avtool.media.probe import probe
 
     return probe(path, limits(settings), settings.audio_track)

@@ -17,7 +17,7 @@ def _option(*names: str, help: str, metavar: str | None = None) -> typer.models.
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT", help="Video files, or feature files (.npz) that avtool wrote.", show_default=False),
+    typer.Argument(metavar="INPUT", help="Video files, or feature files (.npz, .h5) of avtool.", show_default=False),
 ]
 Videos = Annotated[list[str], typer.Argument(metavar="INPUT", help="Video files.", show_default=False)]
 Timelines = Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -90,11 +89,6 @@ _FORMS = {
 }
 _ARRAYS = tuple(_FORMS)
 _UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError, RuntimeError, zlib.error)
-
-
-def is_features(path: str | os.PathLike[str]) -> bool:
-    """True for a name that says: features, not media."""
-    return os.fspath(path).lower().endswith(tuple(SUFFIXES))
 
 
 def load(path: Path) -> Features:

@@ -131,5 +131,5 @@ def install() -> None:
 
     jobs.WORKER = "tests.batch.workers:Fake"
     zoo.load = lambda name, device: FakeLocalizer()  # type: ignore[assignment]
-    catalog.VISUAL = {"fake": lambda device: fake_encoder("visual")}
-    catalog.AUDIO = {"fake": lambda device: fake_encoder("audio")}
+    catalog.VISUAL = {"fake": lambda device, options=None: fake_encoder("visual")}
+    catalog.AUDIO = {"fake": lambda device, options=None: fake_encoder("audio")}

@@ -37,7 +37,9 @@ def test_failures(avtool: Run, clip: Path, tmp_path: Path) -> None:
     assert avtool("extract-features", clip, "-o", "-").code == 2
     assert avtool("extract-features", tmp_path / "missing", clip, "-o", tmp_path / "out").code == 3
     assert (tmp_path / "out" / "clip.features.npz").is_file()
-    assert avtool("extract-features", clip, "-o", tmp_path / "out").code == 6
+    ran = avtool("extract-features", clip, "-o", tmp_path / "out")
+    assert ran.code == 0 and "is there and whole" in ran.err and "wrote" not in ran.err
+    assert avtool("extract-features", clip, "-o", tmp_path / "out", "--start", "1").code == 6
     assert avtool("extract-features", clip, "-o", tmp_path / "out", "--overwrite").code == 0
     source = synth.CASES_BY_NAME["cut_mp4_index_first"].make(tmp_path)
     assert avtool("extract-features", source, "-o", tmp_path / "partial").code == 3
