@@ -1,4 +1,4 @@
-"""Which pictures and which sound a row is made of, in every layout; read back by other means than the code under test."""
+"""Which pictures and which sound a row is made of, in every layout; files are read back by others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.cli.conftest import Ran
 torch = pytest.importorskip("torch")
 
 RATE = 8000
-BITS, BIT = 9, 8  # a picture's number in black and white bars of 8 pixels
+BITS, BIT = 10, 8  # a picture's number in black and white bars of 8 pixels
 
 
 def numbered(path: Path, seconds: float, fps: Fraction | int, sound: bool = True, pictures: bool = True) -> Path:
@@ -165,9 +165,9 @@ def test_the_rows_of_a_model(encoders: None, tmp_path: Path, monkeypatch: pytest
     with Extractor(Settings(model="fake", device="cpu"), Recipe()) as extractor:
         extractor.load()
         assert (extractor.visual.name, extractor.audio.name, extractor.grid) == ("resnet50-v1", "mini", info.grid)
-    with Extractor(Settings(model="fake", visual="mini", device="cpu"), Recipe()) as extractor:
-        with pytest.raises(UsageError, match="cannot read --visual mini"):
-            extractor.load()
+    wrong = Settings(model="fake", visual="mini", device="cpu")
+    with pytest.raises(UsageError, match="cannot read --visual mini"), Extractor(wrong, Recipe()) as extractor:
+        extractor.load()
     with pytest.raises(UsageError, match="no model 'fak'"), Extractor(Settings(model="fak"), Recipe()) as extractor:
         extractor.load()
 
@@ -311,9 +311,9 @@ def test_run_again(avtool: Callable[..., Ran], tmp_path: Path, layout: str) -> N
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--layout", "h5"), ("--pool", "max"), ("--dtype", "int8"), ("--fps", "0"), ("--fps", "many"), ("--segment", "-1"),
-        ("--layout", "ave", "--fps", "4"), ("--layout", "unav", "--pool", "none"), ("--visual", "none"), ("--model", "x"),
-        ("--segment", "1/0"),
+        ("--layout", "h5"), ("--pool", "max"), ("--dtype", "int8"), ("--fps", "0"), ("--fps", "many"),
+        ("--layout", "ave", "--fps", "4"), ("--layout", "unav", "--pool", "none"), ("--visual", "none"),
+        ("--model", "x"), ("--segment", "1/0"), ("--segment", "-1"),
     ],
 )  # fmt: skip
 def test_slips(avtool: Callable[..., Ran], tmp_path: Path, arguments: tuple[str, ...]) -> None:
