@@ -21,7 +21,7 @@ from avtool.errors import UsageError
 from avtool.session import OnProgress, Session, is_features
 from avtool.settings import Settings, did_you_mean
 from avtool.timegrid import Grid, windows
-from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, RunInfo, Timeline
+from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, Evidence, RunInfo, Timeline
 
 if TYPE_CHECKING:
     from avtool.features.store import Features
@@ -143,6 +143,7 @@ def _timeline(
         candidates, vocabulary, session.shown, settings.min_score, settings.max_events, duration=media.duration
     )
     heard_only, seen_only = _unconfirmed(session, first, stitched, events)
+    labels = _curve_labels(events, found)
     return Timeline(
         media=media,
         events=events,
@@ -150,9 +151,10 @@ def _timeline(
         run=_run_info(session, features, fingerprint),
         warnings=features.notices,
         best_score=max((event.score for event in found), default=None),
-        heard_only=heard_only,
-        seen_only=seen_only,
-        curves=_curves(session, first, stitched, events, found),
+        heard_only=len(heard_only),
+        seen_only=len(seen_only),
+        curves=_curves(session, first, stitched.curve, labels),
+        evidence=_evidence(session, first, stitched, labels, heard_only, seen_only) if settings.explain else None,
     )
 
 
@@ -170,17 +172,20 @@ def _run_info(session: Session, features: Features, fingerprint: str) -> RunInfo
     )
 
 
-def _unconfirmed(session: Session, first: int, stitched: Stitched, events: Sequence[Event]) -> tuple[int, int]:
+def _unconfirmed(
+    session: Session, first: int, stitched: Stitched, events: Sequence[Event]
+) -> tuple[list[Event], list[Event]]:
     """Stretches above the threshold in one medium alone, in which no event of the class lies: in sound, in picture."""
-    vocabulary, grid = session.info.vocabulary, session.info.grid
-    counts = [0, 0]
+    names, grid = session.info.vocabulary.names, session.info.grid
+    found: tuple[list[Event], list[Event]] = [], []
     for label in session.shown if stitched.curve.size else ():
-        own = [e for e in events if e.label == vocabulary.names[label]]
-        for i, curve in enumerate((stitched.audio_curve, stitched.visual_curve)):
+        own = [e for e in events if e.label == names[label]]
+        for alone, curve in zip(found, (stitched.audio_curve, stitched.visual_curve), strict=True):
             for start, stop in _stretches(curve[:, label] >= _threshold(session, label)):
                 begin, end = float(grid.start(first + start)), float(grid.start(first + stop))
-                counts[i] += not any(e.start < end and e.end > begin for e in own)
-    return counts[0], counts[1]
+                if not any(e.start < end and e.end > begin for e in own):
+                    alone.append(Event(begin, end, names[label], float(curve[start:stop, label].max())))
+    return sorted(found[0]), sorted(found[1])
 
 
 def _threshold(session: Session, label: int) -> float:
@@ -196,16 +201,36 @@ def _stretches(above: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _curves(
-    session: Session, first: int, stitched: Stitched, events: Sequence[Event], found: Sequence[Event]
-) -> Curves | None:
-    """Curves of the classes that have events and of the strongest others, from the start of the file on."""
+def _curve_labels(events: Sequence[Event], found: Sequence[Event]) -> list[str]:
+    """The classes that have events and the strongest others."""
     strongest = sorted(found, key=lambda event: -event.score)
     others = list(dict.fromkeys(event.label for event in strongest))[:CURVE_CLASSES]
-    labels = sorted({event.label for event in events} | set(others))
+    return sorted({event.label for event in events} | set(others))
+
+
+def _curves(session: Session, first: int, scores: npt.NDArray[np.float32], labels: Sequence[str]) -> Curves | None:
+    """Scores (n, C of the vocabulary) of some classes, from the start of the file on."""
     if not labels:
         return None
     columns = [session.info.vocabulary.index(label) for label in labels]
-    values = np.round(255 * np.clip(stitched.curve[:, columns], 0, 1)).astype(np.uint8)  # (n, C)
+    values = np.round(255 * np.clip(scores[:, columns], 0, 1)).astype(np.uint8)  # (n, C)
     before = np.zeros((first, len(labels)), np.uint8)
     return Curves(tuple(labels), float(session.info.grid.stride), np.concatenate([before, values]))
+
+
+def _evidence(
+    session: Session,
+    first: int,
+    stitched: Stitched,
+    labels: Sequence[str],
+    heard_only: Sequence[Event],
+    seen_only: Sequence[Event],
+) -> Evidence | None:
+    """What each medium says by itself, of the classes whose curves are stored and of the strongest unconfirmed ones."""
+    alone = _curve_labels((), (*heard_only, *seen_only))
+    wanted = sorted({*labels, *alone})
+    audio = _curves(session, first, stitched.audio_curve, wanted)
+    visual = _curves(session, first, stitched.visual_curve, wanted)
+    if audio is None or visual is None:
+        return None
+    return Evidence(audio, visual, tuple(heard_only), tuple(seen_only))

@@ -29,6 +29,7 @@ FORMATS: Mapping[str, str] = {  # name -> extension of NAME.events.<extension>
     "chapters": "chapters.txt",
     "ffmetadata": "ffmetadata",
     "html": "html",
+    "png": "png",
 }
 DEFAULT_FORMATS = ("json", "srt")
 ENVIRONMENT_PREFIX = "AVTOOL_"
@@ -56,6 +57,7 @@ class Settings:
     end: Fraction | None = None
     audio_track: int | None = None  # counts audio tracks from 0; None: the default track
     allow_partial: bool = False
+    explain: bool = False  # store what each medium says by itself
     max_pixels: int = 64_000_000  # a larger picture is refused
     max_seconds: float = 48 * 3600.0  # a longer file is refused
 
@@ -259,6 +261,7 @@ _CONVERTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "end": ("a time such as 90 or 1:30.5", parse_time),
     "audio_track": ("a whole number", _whole),
     "allow_partial": ("true or false", _truth),
+    "explain": ("true or false", _truth),
     "max_pixels": ("a whole number", _whole),
     "max_seconds": ("a number", _number),
     "output": ("a folder or -", _text),

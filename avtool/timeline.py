@@ -101,6 +101,16 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Why events were kept and other stretches were not: what sound alone and the picture alone say of each class."""
+
+    audio: Curves
+    visual: Curves  # same labels and step
+    heard_only: tuple[Event, ...]  # stretches above the threshold in sound, with the highest score there
+    seen_only: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
 class Preview:
     """Small pictures and a waveform for people; empty where a stream is missing."""
 
@@ -121,6 +131,7 @@ class Timeline:
     heard_only: int = 0  # stretches above the threshold in sound that the picture does not confirm
     seen_only: int = 0
     curves: Curves | None = None
+    evidence: Evidence | None = None
 
 
 def to_json(timeline: Timeline, folder: Path | None = None) -> str:
@@ -156,6 +167,8 @@ def to_json(timeline: Timeline, folder: Path | None = None) -> str:
     }
     if timeline.curves is not None:
         parts["curves"] = _dump(_curves_record(timeline.curves))
+    if timeline.evidence is not None:
+        parts["evidence"] = _dump(_evidence_record(timeline.evidence))
     return "{\n" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "\n}\n"
 
 
@@ -237,6 +250,7 @@ def _parse(data: Mapping[str, Any]) -> Timeline:
         heard_only=data["heard_only"],
         seen_only=data["seen_only"],
         curves=_parse_curves(data["curves"]) if "curves" in data else None,
+        evidence=_parse_evidence(data["evidence"]) if "evidence" in data else None,
     )
 
 
@@ -255,6 +269,11 @@ def _parse_curves(record: Mapping[str, Any]) -> Curves:
     return Curves(labels, float(record["step"]), values.reshape(record["rows"], len(labels)))
 
 
+def _parse_evidence(record: Mapping[str, Any]) -> Evidence:
+    alone = (_parse_events(record[name]) for name in ("heard_only", "seen_only"))
+    return Evidence(_parse_curves(record["audio"]), _parse_curves(record["visual"]), *alone)
+
+
 def _event_record(event: Event) -> dict[str, Any]:
     segment = [_milliseconds(event.start), _milliseconds(event.end)]
     return {"label": event.label, "segment": segment, "score": _score(event.score)}
@@ -267,6 +286,15 @@ def _curves_record(curves: Curves) -> dict[str, Any]:
         "step": curves.step,
         "rows": len(values),
         "values": base64.b64encode(values.tobytes()).decode("ascii"),
+    }
+
+
+def _evidence_record(evidence: Evidence) -> dict[str, Any]:
+    return {
+        "audio": _curves_record(evidence.audio),
+        "visual": _curves_record(evidence.visual),
+        "heard_only": [_event_record(e) for e in evidence.heard_only],
+        "seen_only": [_event_record(e) for e in evidence.seen_only],
     }
 
 

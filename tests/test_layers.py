@@ -44,7 +44,11 @@ FOREIGN = {
     1: {"av", "safetensors"},
     2: {"torch", "torchvision", "torchaudio", "panns_inference", "h5py"},
 }
-LIGHT = {"avtool.detect": set[str](), "avtool.evaluation": {"matplotlib"}, "avtool.formats": set[str]()}  # NumPy alone
+LIGHT = {
+    "avtool.detect": set[str](),
+    "avtool.evaluation": {"matplotlib"},
+    "avtool.formats": {"matplotlib"},
+}  # NumPy alone
 SMALL = {"avtool.__main__", "avtool.errors", "avtool.interrupts"}  # standard library alone, at any depth
 INSIDE_FUNCTIONS = {
     "avtool.tensorfiles": {"torch", "h5py"},
@@ -180,6 +184,7 @@ def test_nobody_imports_click(repo: Path) -> None:
         ("avtool.weights", ("torch", "av", "ray", "typer", "rich")),
         ("avtool.detect.softnms", ("torch", "av", "ray", "typer", "rich")),
         ("avtool.evaluation", ("torch", "av", "ray", "typer", "rich", "matplotlib")),
+        ("avtool.formats", ("torch", "av", "ray", "typer", "rich", "matplotlib")),
         ("avtool.batch.scheduler", ("torch", "av", "ray", "typer", "rich")),
     ],
 )

@@ -133,6 +133,26 @@ def test_stretches_of_one_medium_alone_are_counted() -> None:
     assert (timeline.heard_only, timeline.seen_only) == (1, 1)
 
 
+def test_explained_stretches_and_curves_of_each_medium() -> None:
+    loud = [0.9 if k in (2, 3, 10, 11, 12) else 0.0 for k in range(30)]
+    bright = [0.8 if k in (10, 11, 12, 20, 21) else 0.0 for k in range(30)]
+    assert run(features(loud, bright)).evidence is None
+    evidence = run(features(loud, bright), classes=("flash and tone",), explain=True).evidence
+    assert [(e.label, e.start, e.end) for e in evidence.heard_only] == [("flash and tone", 1.0, 2.0)]
+    assert [(e.label, e.start, e.end) for e in evidence.seen_only] == [("flash and tone", 10.0, 11.0)]
+    assert (evidence.heard_only[0].score, evidence.seen_only[0].score) == pytest.approx((0.9, 0.8), abs=0.01)
+    assert evidence.audio.labels == evidence.visual.labels == ("flash and tone",)
+    assert np.flatnonzero(evidence.audio.values[:, 0]).tolist() == [2, 3, 10, 11, 12]
+    assert np.flatnonzero(evidence.visual.values[:, 0]).tolist() == [10, 11, 12, 20, 21]
+
+
+def test_an_explained_span_counts_from_the_start_of_the_file() -> None:
+    loud = [0.9 if k in (22, 23) else 0.0 for k in range(40)]
+    evidence = run(features(loud, [0.0] * 40), classes=("flash and tone",), start=Fraction(10), explain=True).evidence
+    assert [(e.start, e.end) for e in evidence.heard_only] == [(11.0, 12.0)]
+    assert np.flatnonzero(evidence.audio.values[:, 0]).tolist() == [22, 23]
+
+
 def test_a_span_numbers_times_from_the_start_of_the_file() -> None:
     loud = [0.9 if k in (2, 3, 20, 21) else 0.0 for k in range(40)]
     timeline = run(features(loud, loud), classes=("tone",), start=Fraction(5), end=Fraction(21, 2))
@@ -217,6 +237,7 @@ OTHER: dict[str, Any] = {
     "end": Fraction(2),
     "audio_track": 1,
     "allow_partial": True,
+    "explain": True,
     "max_pixels": 5,
     "max_seconds": 5.0,
 }

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avtool.errors import InputError
-from avtool.timeline import Curves, Event, Notice, from_json, relative_path, to_json
+from avtool.timeline import Curves, Event, Evidence, Notice, from_json, relative_path, to_json
 from tests.cli.fakes import HOSTILE, make_timeline
 
 
@@ -54,6 +54,16 @@ def test_curves_are_bytes_in_base64() -> None:
     assert base64.b64decode(record["values"]) == bytes(range(6))
     curves = from_json(text).curves
     assert curves is not None and np.array_equal(curves.values, values)
+
+
+def test_evidence_survives() -> None:
+    audio = Curves(("a", "b"), 0.5, np.arange(6, dtype=np.uint8).reshape(3, 2))
+    visual = replace(audio, values=audio.values + 1)
+    evidence = Evidence(audio, visual, (Event(0.0, 1.0, "a", 0.5),), ())
+    found = from_json(to_json(make_timeline(evidence=evidence))).evidence
+    assert found is not None and (found.heard_only, found.seen_only) == (evidence.heard_only, ())
+    assert np.array_equal(found.audio.values, audio.values) and np.array_equal(found.visual.values, visual.values)
+    assert "evidence" not in json.loads(to_json(make_timeline()))
 
 
 def test_empty_curves_survive() -> None:

@@ -117,6 +117,7 @@ def command(
     end: options.End = None,
     audio_track: options.AudioTrack = None,
     allow_partial: options.AllowPartial = None,
+    explain: options.Explain = None,
     max_pixels: options.MaxPixels = None,
     max_seconds: options.MaxSeconds = None,
     overwrite: options.Overwrite = None,

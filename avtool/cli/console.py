@@ -168,8 +168,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[in
     return "\n".join(map(line, shown)) + "\n"
 
 
-def print_result(text: str) -> None:
-    """Writes a result to standard output as UTF-8, whatever the locale.
+def print_result(text: str | bytes) -> None:
+    """Writes a result to standard output, text as UTF-8, whatever the locale.
 
     Raises:
         OutputError: it is closed or full.
@@ -181,7 +181,7 @@ def print_result(text: str) -> None:
         return
     try:
         sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        sys.stdout.buffer.write(text.encode("utf-8", "replace") if isinstance(text, str) else text)
         sys.stdout.flush()
     except OSError as error:
         drop_stdout()

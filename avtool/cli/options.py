@@ -107,6 +107,10 @@ AudioTrack = Annotated[
 AllowPartial = Annotated[
     bool | None, _option("--allow-partial", help="Accept a file of which only a part can be decoded, with a warning.")
 ]
+Explain = Annotated[
+    bool | None,
+    _option("--explain", help="Store what sound and picture say by themselves: why an event was kept, what was not."),
+]
 MaxPixels = Annotated[
     str | None, _option("--max-pixels", metavar="N", help="Refuse larger pictures. [default: 64000000]")
 ]

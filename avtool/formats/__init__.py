@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from avtool.files import write_atomic
-from avtool.formats import annotate, editors, report, subtitles, tables
+from avtool.formats import annotate, editors, plot, report, subtitles, tables
 from avtool.timeline import Preview, Timeline, from_json, relative_path, to_json
 
 WRITERS: Mapping[str, Callable[[Timeline], str]] = {
@@ -23,19 +23,21 @@ WRITERS: Mapping[str, Callable[[Timeline], str]] = {
     "textgrid": annotate.textgrid,
     "chapters": editors.chapters,
     "ffmetadata": editors.ffmetadata,
-    "html": report.html,
 }
-PICTURED = {"html": report.html}  # what takes a preview too
+PICTURED: Mapping[str, Callable[[Timeline, Preview | None], str | bytes]] = {"html": report.html, "png": plot.png}
 
 
-def render(timeline: Timeline, name: str, folder: Path | None = None, preview: Preview | None = None) -> str:
-    """The text of one result file.
+def render(timeline: Timeline, name: str, folder: Path | None = None, preview: Preview | None = None) -> str | bytes:
+    """The content of one result file: text, or the bytes of a picture.
 
     Args:
         timeline: what was found.
         name: one of `settings.FORMATS`.
         folder: where the file will lie; paths inside are relative to it. None: `media.path` as it is.
         preview: for the formats in `PICTURED`; None: they are without pictures.
+
+    Raises:
+        UsageError: the format needs a package that is not installed.
     """
     if folder is not None:
         timeline = replace(timeline, media=replace(timeline.media, path=relative_path(timeline.media.path, folder)))

@@ -70,6 +70,14 @@ def lanes(events: Sequence[Event]) -> list[Lane]:
     return [Lane(_unique(plain(label), taken), label, tuple(row)) for label, found in rows.items() for row in found]
 
 
+def classes(events: Sequence[Event]) -> dict[str, list[tuple[int, int, Event]]]:
+    """Label -> `spans` of the class, in the order of the first events."""
+    found: dict[str, list[tuple[int, int, Event]]] = {}
+    for span in spans(events):
+        found.setdefault(span[2].label, []).append(span)
+    return found
+
+
 def _unique(name: str, taken: set[str]) -> str:
     """`name`, or `name 2` and so on where it is taken; the answer is then taken."""
     number, free = 1, name

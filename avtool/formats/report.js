@@ -103,7 +103,8 @@
   };
 
   const box = (e, extra) => {
-    const made = element("button", "ev" + (extra || ""), e.score.toFixed(2));
+    const score = e.score.toFixed(2);
+    const made = element("button", "ev" + (extra || ""), e.medium ? `${e.medium.split(" ")[0]} ${score}` : score);
     made.type = "button";
     made.tabIndex = -1; // the list is the way by keyboard
     const text = `${data.names[e.label]}, ${clock(e.start)} to ${clock(e.end)}, score ${e.score.toFixed(2)}` +
@@ -706,6 +707,7 @@
   $("theme").hidden = $("app").hidden = false;
   $("strip-track").append(...pictures);
   $("strip-row").hidden = !pictures.length;
+  $("legend").hidden = !data.evidence;
   pictures.forEach((picture) => picture.decode?.().then(drawSoon, () => {}));
   refresh();
   if (data.source) video.src = data.source;

@@ -14,7 +14,7 @@ from avtool.formats.labels import plain, stem, url
 from avtool.formats.pages import text
 from avtool.formats.strips import COLOURS, class_order, clock, figure
 from avtool.formats.tables import cell
-from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, Preview, Timeline
+from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, Evidence, Preview, Timeline
 
 NO_PREVIEW = Preview((), np.zeros(0, np.float32))
 
@@ -123,7 +123,7 @@ def _data(timeline: Timeline, preview: Preview) -> dict[str, Any]:
     """What the script works on. Labels are numbers: indices into `names`, which are in the order of the labels."""
     curves = timeline.curves
     shown = class_order(timeline.events, sorted(timeline.candidates, key=lambda c: -c.score))
-    shown = list(dict.fromkeys([*shown, *(curves.labels if curves else ())]))
+    shown = list(dict.fromkeys([*shown, *(curves.labels if curves else ()), *_evidence_labels(timeline.evidence)]))
     labels = sorted(shown)
     number = {label: i for i, label in enumerate(labels)}
     settings = timeline.run.settings
@@ -145,7 +145,7 @@ def _data(timeline: Timeline, preview: Preview) -> dict[str, Any]:
         "best": timeline.best_score,
         "why": _why_empty(timeline),
         "curves": _curves(curves, number) if curves else None,
-        "evidence": None,
+        "evidence": _evidence(timeline.evidence, number) if timeline.evidence else None,
         "thumbnails": [round(time, 3) for time, _ in preview.thumbnails],
         "peaks": _packed(np.round(255 * preview.peaks).astype(np.uint8)) if len(preview.peaks) else None,
     }
@@ -161,6 +161,23 @@ def _numbered(events: Sequence[Event], number: Mapping[str, int]) -> list[tuple[
 def _curves(curves: Curves, number: Mapping[str, int]) -> dict[str, Any]:
     labels = [number[label] for label in curves.labels]
     return {"labels": labels, "step": curves.step, "rows": len(curves.values), "values": _packed(curves.values)}
+
+
+def _evidence_labels(evidence: Evidence | None) -> list[str]:
+    if evidence is None:
+        return []
+    return [*evidence.audio.labels, *(e.label for e in (*evidence.heard_only, *evidence.seen_only))]
+
+
+def _evidence(evidence: Evidence, number: Mapping[str, int]) -> dict[str, Any]:
+    audio = _curves(evidence.audio, number)
+    return {
+        **{name: audio[name] for name in ("labels", "step", "rows")},
+        "audio": audio["values"],
+        "visual": _packed(evidence.visual.values),
+        "heard": _numbered(evidence.heard_only, number),
+        "seen": _numbered(evidence.seen_only, number),
+    }
 
 
 def _packed(values: np.typing.NDArray[np.uint8]) -> str:

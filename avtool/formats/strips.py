@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from avtool.formats.labels import lanes, plain
+from avtool.formats.labels import classes, plain
 from avtool.timeline import Event
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color) and two more: told apart by the colour-blind, readable on light and
@@ -27,25 +27,22 @@ def class_order(events: Iterable[Event], others: Iterable[Event] = ()) -> list[s
 
 def figure(events: Sequence[Event], duration: float) -> str:
     """A named lane per class with a bar per event, and the time below."""
-    order = class_order(events)
-    found = lanes(events)[:MOST_LANES]
+    found = list(classes(events).items())[:MOST_LANES]
     height = _LANE * len(found) + 18
     scale = (_WIDTH - _NAME) / max(duration, 1e-3)
     parts = [
         f'<svg class="figure" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Timeline of the events" '
         'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12">'
     ]
-    for row, lane in enumerate(found):
+    for row, (label, spans) in enumerate(found):
         top = row * _LANE
-        parts.append(
-            f'<text x="{_NAME - 8}" y="{top + 14}" text-anchor="end" fill="currentColor">{_short(lane.name)}</text>'
-        )
+        name = escape(shorten(label))
+        parts.append(f'<text x="{_NAME - 8}" y="{top + 14}" text-anchor="end" fill="currentColor">{name}</text>')
         parts.append(
             f'<line x1="{_NAME}" x2="{_WIDTH}" y1="{top + _LANE - 1}" y2="{top + _LANE - 1}" '
             'stroke="currentColor" stroke-opacity="0.15"/>'
         )
-        fill = colour(order.index(lane.label))
-        parts += [_bar(_NAME, top + 3, start, end, scale, fill, _BAR) for start, end, _ in lane.spans]
+        parts += [_bar(_NAME, top + 3, start, end, scale, colour(row), _BAR) for start, end, _ in spans]
     parts += [
         f'<text x="{_NAME + share * (_WIDTH - _NAME):.0f}" y="{height - 4}" text-anchor="{anchor}" fill="currentColor">'
         f"{clock(share * duration)}</text>"
@@ -94,6 +91,7 @@ def _bar(left: int, top: int, start: int, end: int, scale: float, fill: str, hei
     return f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{height}" rx="2" fill="{fill}"/>'
 
 
-def _short(name: str) -> str:
-    shown = plain(name)
-    return escape(shown if len(shown) <= 28 else shown[:27] + "…")
+def shorten(label: str, most: int = 26) -> str:
+    """A label as plain text of at most `most` signs."""
+    shown = plain(label)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"

@@ -23,7 +23,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_every_format_has_a_writer() -> None:
-    assert list(WRITERS) == list(FORMATS) and set(PICTURED) <= set(FORMATS)
+    assert [*WRITERS, *PICTURED] == list(FORMATS)
 
 
 def test_every_text_format_at_once(avtool: Run, written: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from avtool.formats.tables import csv
 from avtool.media.decoding import decode
 from avtool.media.preview import preview
 from avtool.media.probe import probe
-from avtool.timeline import Curves, Event, Timeline, at_score
+from avtool.timeline import Curves, Event, Evidence, Timeline, at_score
 from tests import synth
 from tests.cli.fakes import HOSTILE, make_timeline
 from tests.formats import browser
@@ -275,6 +275,25 @@ def test_light_and_dark(page: browser.Page, report: Path) -> None:
     page.click("#theme")
     assert page.run(background) == found["light"]
     page.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_what_was_heard_or_seen_alone(page: browser.Page, tmp_path: Path) -> None:
+    import numpy as np
+
+    values = np.full((20, 2), 200, np.uint8)
+    audio = Curves(("bird", "dog"), 0.5, values)
+    alone = (Event(1.0, 2.0, "bird", 0.7),)
+    event = (Event(3.0, 5.0, "dog", 0.6),)
+    evidence = Evidence(audio, Curves(("bird", "dog"), 0.5, values // 2), alone, ())
+    timeline = make_timeline(events=event, candidates=event, evidence=evidence)
+    path = tmp_path / "x.html"
+    path.write_text(render(timeline, "html"), encoding="utf-8")
+    page.load(path)
+    assert page.run("document.querySelectorAll('.lane').length") == 1
+    page.click("#more")
+    assert page.run("[...document.querySelectorAll('.ev.alone')].map((b) => b.textContent)") == ["heard 0.70"]
+    page.click(".ev:not(.alone)")
+    assert "sound alone 0.78, in the picture alone 0.39" in page.run("document.getElementById('why').textContent")
 
 
 def test_captions_are_escaped(page: browser.Page, tmp_path: Path) -> None:
