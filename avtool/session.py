@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -99,14 +99,16 @@ class Session:
         """The encoder of pictures."""
         from avtool.features.encoders.catalog import VISUAL
 
-        return choose_encoder("visual", self.settings.visual, self.info.visual, VISUAL, self.device)
+        known = _as_read(VISUAL, self.info, "pool")
+        return choose_encoder("visual", self.settings.visual, self.info.visual, known, self.device)
 
     @cached_property
     def audio(self) -> Encoder:
         """The encoder of sound."""
         from avtool.features.encoders.catalog import AUDIO
 
-        return choose_encoder("audio", self.settings.audio, self.info.audio, AUDIO, self.device)
+        known = _as_read(AUDIO, self.info, "protocol")
+        return choose_encoder("audio", self.settings.audio, self.info.audio, known, self.device)
 
     @property
     def title(self) -> str:
@@ -421,6 +423,18 @@ def _why_missing(device: torch.device) -> str:
         return f"no driver or no GPU was found (torch is built for CUDA {torch.version.cuda})"
     count = torch.cuda.device_count()
     return "" if (device.index or 0) < count else f"there are {count}, counted from 0"
+
+
+def _as_read(
+    known: Mapping[str, Callable[..., Encoder]], info: ModelInfo, option: str
+) -> Mapping[str, Callable[[torch.device], Encoder]]:
+    """Encoders with the option that the model says it reads, e.g. pool = "none" for maps; else as they are."""
+    if option not in info.settings:
+        return known
+    from avtool.features.encoders.base import Options
+
+    options = Options(**{option: str(info.settings[option])})
+    return {name: partial(make, options=options) for name, make in known.items()}
 
 
 def choose_encoder(

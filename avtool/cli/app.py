@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool import __version__, interrupts
-from avtool.cli import batch, console, export, extract, inspect, localize, weights
+from avtool.cli import batch, console, export, extract, import_model, inspect, localize, weights
 from avtool.errors import AvtoolError, DeviceError, Interrupted, OutputError, UsageError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ for name, function, summary in (
     ("export", export.command, "Write timelines in other formats."),
     ("extract-features", extract.command, "Write the features of videos as .npz."),
     ("batch", batch.command, "Localize every video of a folder, resumably."),
+    ("import-model", import_model.command, "Make a model of an official CACE-Net checkpoint."),
     ("models", inspect.models, "List the models, their classes and licences."),
     ("info", inspect.info, "Show what is in videos, without analysing them."),
     ("doctor", inspect.doctor, "Check this installation."),

@@ -1,10 +1,12 @@
-"""LoCo behind the interface of the zoo: standardised features in, a pyramid of class scores and offsets out."""
+"""LoCo and UnAV behind the interface of the zoo: features in, a pyramid of class scores and offsets out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from avtool.features.store import Features
 from avtool.models.additive import normalise
 from avtool.models.loco import LoCo, LoCoConfig, LoCoOutput
 from avtool.models.points import PyramidLevel
+from avtool.models.unav import UnAV, UnAVConfig
 from avtool.models.zoo import ModelInfo, WindowOutput
 
 Floats = npt.NDArray[np.float32]
@@ -53,14 +56,20 @@ def _sides(offsets: Floats, classes: int) -> Floats:
     return offsets if offsets.shape[1] != 2 * classes else offsets.reshape(len(offsets), classes, 2)
 
 
-class LoCoLocalizer:
-    """A trained LoCo with the standardisation of its inputs."""
+NETWORKS: dict[str, Callable[[Mapping[str, Any]], LoCo | UnAV]] = {
+    "loco": lambda settings: LoCo(LoCoConfig(**settings)),
+    "unav": lambda settings: UnAV(UnAVConfig(**settings)),
+}
 
-    def __init__(self, info: ModelInfo, network: LoCo, sides: dict[str, tuple[Floats, Floats]]) -> None:
+
+class PyramidLocalizer:
+    """A trained LoCo or UnAV, with the standardisation of its inputs if it has one."""
+
+    def __init__(self, info: ModelInfo, network: LoCo | UnAV, sides: dict[str, tuple[Floats, Floats]]) -> None:
         self.info, self.network, self._sides = info, network, sides
 
     @classmethod
-    def from_file(cls, info: ModelInfo, file: Path, device: torch.device) -> LoCoLocalizer:
+    def from_file(cls, info: ModelInfo, file: Path, device: torch.device) -> PyramidLocalizer:
         """Load from safetensors; the configuration is part of the description.
 
         Raises:
@@ -68,15 +77,16 @@ class LoCoLocalizer:
         """
         tensors = weights.load(file)
         try:
-            config = LoCoConfig(**json.loads(str(info.settings["config"])))
+            network = NETWORKS[info.kind](json.loads(str(info.settings["config"])))
             sides = {
-                s: (tensors.pop(f"{s}.mean").float().numpy(), tensors.pop(f"{s}.scale").float().numpy()) for s in SIDES
+                s: (tensors.pop(f"{s}.mean").float().numpy(), tensors.pop(f"{s}.scale").float().numpy())
+                for s in SIDES
+                if f"{s}.mean" in tensors
             }
-            network = LoCo(config)
             network.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
             raise WeightsError(
-                f"{file.name} is not the LoCo its description says", str(error).splitlines()[0]
+                f"{file.name} is not the {info.kind} its description says", str(error).splitlines()[0]
             ) from None
         return cls(info, network.eval().to(device), sides)
 
@@ -88,11 +98,14 @@ class LoCoLocalizer:
         """
         part = features.part(start, stop)
         inputs = []
-        for side, value in zip(SIDES, (part.visual, part.audio), strict=True):
-            mean, scale = self._sides[side]
-            if value is None or value.ndim != 2 or value.shape[1] != len(mean):
-                raise UsageError(f"{self.info.name} cannot read these {side} features", f"it needs (N, {len(mean)})")
-            inputs.append(torch.from_numpy(standardise(value, mean, scale))[None])
+        config = self.network.config
+        for side, value, width in zip(
+            SIDES, (part.visual, part.audio), (config.visual_dim, config.audio_dim), strict=True
+        ):
+            if value is None or value.ndim != 2 or value.shape[1] != width:
+                raise UsageError(f"{self.info.name} cannot read these {side} features", f"it needs (N, {width})")
+            ready = standardise(value, *self._sides[side]) if side in self._sides else value.astype(np.float32)
+            inputs.append(torch.from_numpy(ready)[None])
         device = next(self.network.parameters()).device
         mask = torch.ones(1, stop - start, dtype=torch.bool, device=device)
         with torch.inference_mode():
@@ -104,6 +117,6 @@ class LoCoLocalizer:
         return WindowOutput(start, stop, curve, nothing, nothing, levels=levels)
 
 
-def describe(config: LoCoConfig) -> str:
+def describe(config: LoCoConfig | UnAVConfig) -> str:
     """The configuration as one line of JSON, for the model's description."""
     return json.dumps(asdict(config), separators=(",", ":"))

@@ -105,17 +105,28 @@ def _additive(info: ModelInfo, file: Path | None, device: torch.device) -> Local
     return AdditiveLocalizer.from_file(info, file, device)
 
 
-def _loco(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
-    from avtool.models.pyramid import LoCoLocalizer
+def _pyramid(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
+    from avtool.models.pyramid import PyramidLocalizer
 
     assert file is not None
-    return LoCoLocalizer.from_file(info, file, device)
+    return PyramidLocalizer.from_file(info, file, device)
+
+
+def _segments(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
+    from avtool.models.segment_localizer import SegmentLocalizer
+
+    assert file is not None
+    return SegmentLocalizer.from_file(info, file, device)
 
 
 KINDS: dict[str, Callable[[ModelInfo, Path | None, torch.device], Localizer]] = {
     "tags": _tags,
     "additive": _additive,
-    "loco": _loco,
+    "loco": _pyramid,
+    "unav": _pyramid,
+    "cace": _segments,
+    "ccln": _segments,
+    "loco-segments": _segments,
 }
 
 
