@@ -133,17 +133,21 @@ def segment_hits(
 def crossed_segments(
     rows: Sequence[Proposals | None], clips: Sequence[LabelledClip], seed: int
 ) -> npt.NDArray[np.float64]:
-    """segment_hits with each fold's threshold chosen on the other folds."""
+    """segment_hits with each fold's threshold chosen on the other folds.
+
+    Where only one fold has answers, it is dealt into three parts in file order, and each part's threshold is chosen on
+    the other two.
+    """
     levels = np.concatenate([np.geomspace(0.01, 0.5, 25), np.linspace(0.55, 0.95, 9)])
     table = np.stack([segment_hits(rows, clips, float(t)) for t in levels])
-    fold, out = np.array(folds(list(clips), seed)), np.full(len(clips), np.nan)
+    answered, part = ~np.isnan(table[0]), np.array(folds(list(clips), seed))
+    if len(np.unique(part[answered])) == 1:
+        part[answered] = np.arange(answered.sum()) % 3
+    out = np.full(len(clips), np.nan)
     for number in range(3):
-        others = (
-            np.nanmean(table[:, fold != number], 1)
-            if not np.isnan(table[:, fold != number]).all()
-            else np.nanmean(table, 1)
-        )
-        out[fold == number] = table[int(np.argmax(others)), fold == number]
+        own, others = answered & (part == number), answered & (part != number)
+        if own.any():
+            out[own] = table[int(np.argmax(table[:, others].mean(1))), own]
     return out
 
 

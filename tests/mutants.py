@@ -261,8 +261,8 @@ MUTANTS = (
     Mutant(
         "the sound window of a segment is one segment late",
         "avtool/features/extract.py",
-        "first = round(self._grid.centre(self._row) * self._rate) - self._before",
-        "first = round(self._grid.centre(self._row - 1) * self._rate) - self._before",
+        "first = self._centre() - self._before",
+        "first = self._centre() - self._before - round(self._grid.stride * self._rate)",
         ("tests/cli/test_localize.py::test_what_the_json_says",),
     ),
     Mutant(

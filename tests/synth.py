@@ -218,6 +218,19 @@ def noise(data: bytearray, start: float, stop: float, every: int = 97, seed: int
         data[at] ^= generator.randrange(1, 256)
 
 
+def flip_pictures(path: Path, start: float, stop: float, every: int = 97, seed: int = 1) -> Path:
+    """Flips bytes of the pictures that lie in a share of the file; damaged sound can be louder than the tone."""
+    data, generator = bytearray(path.read_bytes()), random.Random(seed)
+    with av.open(str(path)) as media:
+        packets = [p for p in media.demux(media.streams.video[0]) if p.size and p.pos is not None]
+        places = [(p.pos, p.size) for p in packets if start <= p.pos / len(data) < stop]
+    for at, size in places:
+        for k in range(at + 16, at + size, every):
+            data[k] ^= generator.randrange(1, 256)
+    path.write_bytes(data)
+    return path
+
+
 def zeros(data: bytearray, start: float, stop: float) -> None:
     """Blanks a share of the file."""
     a, b = int(len(data) * start), int(len(data) * stop)
@@ -748,11 +761,14 @@ def _not_numbers(folder: Path) -> Path:
 # --- damage
 
 
+FASTSTART = {"movflags": "faststart"}
+
+
 def _damaged(
     file: str, tracks: tuple[Video | Audio, ...], change: Callable[[bytearray], Any]
 ) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        options = {"movflags": "faststart"} if file.endswith("mp4") else {}
+        options = FASTSTART if file.endswith("mp4") else {}
         return patch(write(folder / file, *tracks, options=options), change)
 
     return make
@@ -762,15 +778,17 @@ DAMAGE = {"damaged_packets", "concealed_frames", "lost_span", "damaged_container
 HURT: dict[str, Any] = {"may": [*DAMAGE, "declared_duration_wrong"]}
 BOTH = (Video(), Audio())
 
-case("mp4_bytes_flipped", **HURT)(_damaged("a.mp4", BOTH, lambda b: noise(b, 0.90, 0.95)))
+case("mp4_bytes_flipped", **HURT)(
+    lambda d: flip_pictures(write(d / "a.mp4", *BOTH, options=FASTSTART), 0.90, 0.95),
+)
 case("mp4_hole", **HURT)(_damaged("a.mp4", BOTH, lambda b: zeros(b, 0.90, 0.94)))
 case("mkv_bytes_flipped", **HURT)(_damaged("a.mkv", BOTH, lambda b: noise(b, 0.80, 0.84, 301)))
 case("ts_bytes_flipped", **HURT)(_damaged("a.ts", BOTH, lambda b: noise(b, 0.72, 0.98, 1009)))
 case("ts_hole", **HURT)(_damaged("a.ts", BOTH, lambda b: zeros(b, 0.80, 0.85)))
 case("avi_bytes_flipped", **HURT)(
-    _damaged("a.avi", (Video("mpeg4"), Audio("libmp3lame")), lambda b: noise(b, 0.75, 0.95, 997))
+    lambda d: flip_pictures(write(d / "a.avi", Video("mpeg4"), Audio("libmp3lame")), 0.75, 0.95, 211)
 )
-case("flv_bytes_flipped", **HURT)(_damaged("a.flv", BOTH, lambda b: noise(b, 0.90, 0.95, 307)))
+case("flv_bytes_flipped", **HURT)(lambda d: flip_pictures(write(d / "a.flv", *BOTH), 0.90, 0.95, 97))
 case("ogg_hole", "ok", "no_video_stream", flash=None, **HURT)(
     _damaged("a.ogg", (Audio("libopus", 48_000),), lambda b: zeros(b, 0.2, 0.25))
 )

@@ -107,6 +107,7 @@ class _Listener:
         self._buffer, self._offset = np.zeros(0, np.float32), 0  # samples, index of the first one
         self._begin: int | None = None
         self.end = 0
+        self._single = False  # the file has one row, however short
         self.loud = _Rows(1)
 
     def add(self, sound: Sound) -> None:
@@ -125,6 +126,7 @@ class _Listener:
         """Rows whose window reaches over the end see the last full window; a shorter file is followed by silence."""
         if self._begin is None:
             return
+        self._single = rows == 1
         while self._wanted() and self._row < rows and self._start(self._row) < self.end:
             first = self._first()
             self._emit(first if self._alone else max(self._begin, min(first, self.end - self._length)))
@@ -133,8 +135,11 @@ class _Listener:
         return self._stop_row is None or self._row < self._stop_row
 
     def _first(self) -> int:
-        first = round(self._grid.centre(self._row) * self._rate) - self._before
+        first = self._centre() - self._before
         return first if self._alone else max(self._begin or 0, first)
+
+    def _centre(self) -> int:
+        return round(self._grid.centre(self._row) * self._rate)
 
     def _start(self, row: int) -> int:
         return round(self._grid.start(row) * self._rate)
@@ -148,7 +153,8 @@ class _Listener:
         if missing:
             window = np.concatenate([np.zeros(missing, np.float32), window])
         own = self._buffer[max(0, self._start(self._row) - self._offset) : max(0, self._stop(self._row) - self._offset)]
-        if len(own) and float(np.abs(own).max()) > SILENCE:
+        inside = self._single or (self._begin or 0) <= self._centre() < self.end  # its window may show what was before
+        if inside and len(own) and float(np.abs(own).max()) > SILENCE:
             self.loud.put([self._row])
         self._batch.add(self._row, _fit(window, self._length))
         self._row += 1

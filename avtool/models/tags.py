@@ -73,8 +73,8 @@ class TagsLocalizer:
             )
         heard = _gather(_sigmoid(part.audio_tags), [a for a, _ in table().values()], np.max) / FULL_SOUND
         seen = _gather(_softmax(part.visual_tags), [v for _, v in table().values()], np.sum) / FULL_PICTURE
-        audio = smooth(np.clip(heard, 0, 1) * part.heard[:, None])
-        visual = smooth(np.clip(seen, 0, 1) * part.seen[:, None])
+        audio = smooth(np.clip(heard, 0, 1), part.heard)
+        visual = smooth(np.clip(seen, 0, 1), part.seen)
         return WindowOutput(start, stop, np.sqrt(audio * visual), audio, visual)
 
 
@@ -92,7 +92,22 @@ def _softmax(logits: Floats) -> Floats:
     return powers / total
 
 
-def smooth(curve: Floats) -> Floats:
-    """Weighted mean over three neighbouring segments, (N, C) -> (N, C); the ends are repeated."""
-    padded = np.concatenate([curve[:1], curve, curve[-1:]])
+def smooth(curve: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
+    """Weighted mean over three neighbouring segments.
+
+    Args:
+        curve: (N, C).
+        valid: (N,) segments that say something: the others do not count, and are 0 in the result.
+
+    Returns:
+        (N, C).
+    """
+    known = valid[:, None].astype(np.float32)
+    sums, total = (_three(values) for values in (curve * known, known))
+    return np.asarray(np.divide(sums, total, out=np.zeros_like(sums), where=known > 0), np.float32)
+
+
+def _three(values: Floats) -> Floats:
+    """Sum over three neighbours with the weights SMOOTH, (N, C) -> (N, C); nothing lies beside the ends."""
+    padded = np.pad(values, ((1, 1), (0, 0)))
     return np.asarray(SMOOTH[0] * padded[:-2] + SMOOTH[1] * padded[1:-1] + SMOOTH[2] * padded[2:], np.float32)

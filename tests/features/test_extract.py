@@ -141,6 +141,16 @@ def test_sound_that_ends_before_the_picture_leaves_rows_unheard() -> None:
     check_windows(got, 250, HALVES, 200)
 
 
+@pytest.mark.parametrize(("samples", "heard"), [(310, 6), (325, 6), (326, 7), (340, 7), (10, 0), (26, 1)])
+def test_a_row_is_heard_if_the_sound_reaches_its_centre(samples: int, heard: int) -> None:
+    """The window of a last row shows what was before it, so it must not count for what is not there any more."""
+    pictures = [Picture(row, row / 2, np.zeros((8, 8, 3), np.uint8)) for row in range(10)]
+    got = extract(
+        [*chunked(ramp(0, samples), [100]), *pictures, end_of_file(5.0)], brightness(), borders(), HALVES, CPU
+    )
+    assert got.heard.tolist() == [row < heard for row in range(10)]
+
+
 @pytest.mark.parametrize("start", [Fraction(1, 2), Fraction(1), Fraction(3, 2), Fraction(33, 10)])
 @pytest.mark.parametrize("end", [Fraction(5), Fraction(11, 2), Fraction(29, 5)])
 def test_limits_are_those_of_the_decoder(start: Fraction, end: Fraction) -> None:

@@ -112,6 +112,14 @@ def test_what_was_not_seen_or_heard_scores_nothing(missing: str) -> None:
     assert not got.curve.any()
 
 
+@pytest.mark.parametrize("missing", ["seen", "heard"])
+def test_an_event_ends_with_the_sound_or_the_picture(missing: str) -> None:
+    """Silence says nothing: no score leaks into it, and it takes nothing from the segment before."""
+    there = np.arange(ROWS) < 12
+    got = run([sound(cow=0.9)] * ROWS, [picture(cow=0.9)] * ROWS, **{missing: there})
+    np.testing.assert_allclose(got.curve[:, NAMES.index("cow")], there, atol=1e-6)
+
+
 def test_curves_are_scores() -> None:
     rng = np.random.default_rng(0)
     for scale in (1.0, 30.0, 1000.0):
@@ -139,9 +147,11 @@ def test_features_without_class_scores_are_refused(missing: str) -> None:
 
 
 def test_smoothing_keeps_level_and_length() -> None:
-    flat = np.full((5, 2), 0.5, np.float32)
-    np.testing.assert_array_equal(smooth(flat), flat)
+    flat, everywhere = np.full((5, 2), 0.5, np.float32), np.ones(5, bool)
+    np.testing.assert_array_equal(smooth(flat, everywhere), flat)
     peak = np.zeros((5, 1), np.float32)
     peak[2] = 1
-    assert smooth(peak)[:, 0].tolist() == [0, 0.25, 0.5, 0.25, 0]
-    assert smooth(np.ones((1, 1), np.float32)).tolist() == [[1]]
+    assert smooth(peak, everywhere)[:, 0].tolist() == [0, 0.25, 0.5, 0.25, 0]
+    assert smooth(np.ones((1, 1), np.float32), everywhere[:1]).tolist() == [[1]]
+    assert smooth(np.ones((3, 1), np.float32), np.array([True, False, True]))[:, 0].tolist() == [1, 0, 1]
+    assert smooth(flat, ~everywhere).tolist() == np.zeros((5, 2)).tolist()
