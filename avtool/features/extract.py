@@ -57,18 +57,28 @@ def _fit(array: Array, count: int) -> Array:
 
 
 class _Batch:
-    """Gathers inputs of one shape and runs the encoder on them; halves its size when the device is out of memory."""
+    """Gathers inputs of one shape and runs the encoder on them; halves its size when the device is out of memory.
+
+    Rows that share their input, as those that show the same picture do, are computed once.
+    """
 
     def __init__(self, encoder: Encoder, device: torch.device, size: int) -> None:
         self._encoder, self._device, self._size = encoder, device, size
-        self._rows: list[int] = []
+        self._rows: list[list[int]] = []
         self._inputs: list[Array] = []
+        self._latest: Array | None = None  # as it was given, before it was prepared
         self.out = _Rows(2)
 
     def add(self, row: int, value: Array) -> None:
+        if self._inputs and value is self._latest:
+            self._rows[-1].append(row)
+            return
+        self._latest = value
+        if self._encoder.prepare is not None:
+            value = self._encoder.prepare(value)
         if self._inputs and (self._inputs[0].shape != value.shape or len(self._inputs) >= self._size):
             self.flush()
-        self._rows.append(row)
+        self._rows.append([row])
         self._inputs.append(value)
 
     def flush(self) -> None:
@@ -86,13 +96,15 @@ class _Batch:
                 continue
             del self._inputs[: self._size], self._rows[: self._size]
 
-    def _run(self, inputs: list[Array], rows: list[int]) -> None:
+    def _run(self, inputs: list[Array], rows: list[list[int]]) -> None:
         batch = torch.from_numpy(np.stack(inputs))
         if self._device.type == "cuda":
             batch = batch.pin_memory()
         with torch.inference_mode():
             embedding, logits = self._encoder.run(batch.to(self._device, non_blocking=True))
-        self.out.put(rows, embedding.float().cpu().numpy(), None if logits is None else logits.float().cpu().numpy())
+        own = np.repeat(np.arange(len(rows)), [len(sharing) for sharing in rows])  # which input each row has
+        values = [None if v is None else v.float().cpu().numpy()[own] for v in (embedding, logits)]
+        self.out.put([row for sharing in rows for row in sharing], *values)
 
 
 class _Listener:
@@ -197,8 +209,8 @@ def extract(
     report: DecodeReport | None = None
     for item in items:
         if isinstance(item, Picture):
-            if seeing and visual:
-                seeing.add(item.row, visual.prepare(item.pixels) if visual.prepare else item.pixels)
+            if seeing:
+                seeing.add(item.row, item.pixels)
             if on_progress:
                 on_progress("features", float(grid.start(item.row)), duration)
         elif isinstance(item, Sound):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,43 @@ def test_a_batch_holds_one_shape_and_no_more_than_its_size() -> None:
     got = extract([*pictures, end_of_file(12.5)], brightness(sizes), None, HALVES, CPU)
     assert [s[:3] for s in sizes] == [(8, 8, 8), (8, 8, 8), (4, 8, 8), (3, 8, 14), (2, 8, 8)]
     assert got.visual is not None and got.visual[:, 0].tolist() == list(range(25))
+
+
+def test_a_picture_that_stays_on_screen_is_computed_once() -> None:
+    sizes: list[tuple[int, ...]] = []
+    still = shown([0])[0]
+    pictures = [Picture(row, 0.0, still.pixels) for row in range(20)] + shown(range(20, 30))
+    got = extract([*pictures, end_of_file(15.0)], brightness(sizes), None, HALVES, CPU)
+    assert [s[0] for s in sizes] == [8, 3]
+    assert got.visual is not None and got.visual[:, 0].tolist() == [0.0] * 20 + list(range(20, 30)) and got.seen.all()
+
+
+def test_pictures_are_prepared_one_by_one_before_they_meet() -> None:
+    """Sources that change their size in mid-stream still fill whole batches."""
+    sizes: list[tuple[int, ...]] = []
+    encoder = replace(brightness(sizes), prepare=lambda pixels: pixels[:4, :4], scaling="in words")
+    got = extract([*shown(range(5)), *shown(range(5, 8), (8, 14)), end_of_file(4.0)], encoder, None, HALVES, CPU)
+    assert sizes == [(8, 4, 4, 3)] and got.scaling == "in words"
+    assert got.visual is not None and got.visual[:, 0].tolist() == list(range(8))
+
+
+def test_a_window_alone_is_filled_with_silence_at_both_ends() -> None:
+    """The published per-second protocol: a row's own second, and nothing of its neighbours."""
+    alone = replace(borders(seconds=1.0), alone=True)
+    grid = Grid(Fraction(1), Fraction(1))
+    got = extract([*chunked(ramp(0, 270), [64]), end_of_file(2.7)], None, alone, grid, CPU)
+    assert got.audio is not None and got.audio.tolist() == [[1, 100], [101, 200], [201, 0]]
+    half = extract([*chunked(ramp(0, 200), [64]), end_of_file(2.0)], None, alone, HALVES, CPU)
+    assert half.audio is not None and half.audio.tolist() == [[0, 75], [26, 125], [76, 175], [126, 0]]
+
+
+def test_a_window_may_lie_off_its_rows_centre() -> None:
+    """VGGish's patch reads 0.48 s before its centre and 0.495 s after it."""
+    encoder = replace(borders(seconds=1.0), before=0.3)
+    got = extract([*chunked(ramp(0, 500), [64]), end_of_file(5.0)], None, encoder, HALVES, CPU)
+    assert got.audio is not None
+    expected = [max(0, min(25 + 50 * row - 30, 400)) + 1 for row in range(10)]
+    assert got.audio.tolist() == [[first, first + 99] for first in expected]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
