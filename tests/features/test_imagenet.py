@@ -230,7 +230,7 @@ def test_prepacked_operators_are_tried_before_they_are_trusted(monkeypatch: pyte
     try:
         assert not packed.operators_work()
         conv = packed.Conv(nn.Conv2d(3, 8, 3), None, "relu")
-        assert not conv.is_packed
+        assert not conv.packs
     finally:
         packed.operators_work.cache_clear()
 
@@ -248,7 +248,7 @@ def test_a_folded_convolution_equals_its_layers(
     conv, norm = layers
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     ours = packed.Conv(conv, norm, activation)
-    assert ours.is_packed is not plain
+    assert ours.packs is not plain
     x = 3 * torch.randn(2, 8, 21, 18)
     after = {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}[activation]
     with torch.inference_mode():

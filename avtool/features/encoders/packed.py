@@ -27,15 +27,14 @@ class Conv:
         self.weight, self.bias = folded(conv, norm)
         self.stride, self.padding, self.groups = list(conv.stride), list(conv.padding), conv.groups
         self.activation = activation
-        self.is_packed = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and operators_work()
-        if self.is_packed:
-            self.weight = _packed(self.weight, self.padding, self.stride, self.groups)
-        else:
+        self.packs = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and operators_work()
+        self._is_packed = False
+        if not self.packs:
             self.weight = self.weight.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        """activation(conv(x) + add): (B, C, H, W) channels_last -> (B, C', H', W') channels_last."""
-        return self._packed_call(x, add) if self.is_packed else self._plain_call(x, add)
+        """activation(conv(x) + add): (B, C, H, W) channels_last -> (B, C', H', W') channels_last; overwrites `add`."""
+        return self._packed_call(x, add) if self.packs else self._plain_call(x, add)
 
     def _plain_call(self, x: Tensor, add: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, 1, self.groups)
@@ -44,16 +43,24 @@ class Conv:
         return activated(y, self.activation)
 
     def _packed_call(self, x: Tensor, add: Tensor | None) -> Tensor:
+        if not self._is_packed:  # the best layout depends on the shape of the input
+            self.weight, self._is_packed = self._packed(x), True
         shape = (self.weight, self.bias, self.padding, self.stride, [1, 1], self.groups)
         y: Tensor
-        if add is not None:  # the sum takes no ReLU6, and none of the networks here needs one
+        if add is not None:
             after = None if self.activation == "none" else self.activation
-            y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, *shape, "add", 1.0, after, [], "")
+            assert after != "relu6", "the sum takes no ReLU6, and none of the networks here needs one"
+            y = torch.ops.mkldnn._convolution_pointwise_.binary(add, x, *shape, "add", 1.0, after, [], "")
         elif self.activation == "relu6":
             y = torch.ops.mkldnn._convolution_pointwise(x, *shape, "hardtanh", [0.0, 6.0], "")
         else:
             y = torch.ops.mkldnn._convolution_pointwise(x, *shape, self.activation, [], "")
         return y
+
+    def _packed(self, x: Tensor) -> Tensor:
+        where = (self.padding, self.stride, [1, 1], self.groups, list(x.shape))
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *where)
+        return packed
 
 
 def activated(x: Tensor, activation: str) -> Tensor:
@@ -72,11 +79,6 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor
     scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)  # (C',)
     shift = norm.running_mean if bias is None else norm.running_mean - bias
     return weight * scale[:, None, None, None], norm.bias.detach() - shift * scale
-
-
-def _packed(weight: Tensor, padding: list[int], stride: list[int], groups: int) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, [1, 1], groups, None)
-    return packed
 
 
 @cache
@@ -102,18 +104,13 @@ _CASES = (
 
 
 def _agrees(inputs: int, outputs: int, kernel: int, stride: int, groups: int, activation: str, add: bool) -> bool:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups)
     x = torch.randn(2, inputs, 13, 17).contiguous(memory_format=torch.channels_last)
-    plain = object.__new__(Conv)
-    plain.weight, plain.bias = folded(conv, None)
-    plain.stride, plain.padding, plain.groups, plain.activation = (
-        list(conv.stride),
-        [kernel // 2] * 2,
-        groups,
-        activation,
-    )
-    other = torch.randn_like(F.conv2d(x, plain.weight, None, stride, kernel // 2, 1, groups)) if add else None
-    expected = plain._plain_call(x, other)
-    plain.weight = _packed(plain.weight, plain.padding, plain.stride, groups)
-    difference = (plain._packed_call(x, other) - expected).abs().max()
+    conv = object.__new__(Conv)
+    conv.weight, conv.bias = folded(layer, None)
+    conv.stride, conv.padding, conv.groups, conv.activation = [stride] * 2, [kernel // 2] * 2, groups, activation
+    conv._is_packed = False
+    other = torch.randn_like(layer(x)).contiguous(memory_format=torch.channels_last) if add else None
+    expected = conv._plain_call(x, other)
+    difference = (conv._packed_call(x, other) - expected).abs().max()
     return bool(difference <= AGREEMENT * expected.abs().max())

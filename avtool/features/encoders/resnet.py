@@ -44,7 +44,8 @@ class _Bottleneck:
         self.skip = None if block.downsample is None else Conv(block.downsample[0], block.downsample[1])
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.expand(self.look(self.reduce(x)), x if self.skip is None else self.skip(x))
+        y = self.look(self.reduce(x))
+        return self.expand(y, x if self.skip is None else self.skip(x))  # x is not needed any more
 
 
 class ResNet50:
