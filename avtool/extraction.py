@@ -58,7 +58,8 @@ class Recipe:
         layout: "npz", "ave" or "unav"; "ave" sets the rows and the pictures as the data set has them.
         segment, stride: seconds of a row and between two; None: those of the model, or half a second.
         fps: pictures a second, averaged in each row; None: one picture a row, from its middle.
-        pool: "gap" for a vector a row, "none" for the encoder's map; "": "none" for AVE, else "gap".
+        pool: "gap" for a vector a row, "none" for the encoder's map; "": "none" for AVE where the encoder has a map,
+            else "gap".
         precision: of the networks, "float32" or "bf16".
         dtype: of what is written, "float32" or "float16".
         tags: keep class scores too.
@@ -87,11 +88,6 @@ class Recipe:
             _require(not fixed, f"--layout ave and --{name} contradict each other", "AVE's rows are fixed")
         vectors = self.layout != "unav" or self.pool != "none"
         _require(vectors, "--layout unav and --pool none contradict each other", "its rows are vectors")
-
-    @property
-    def pooling(self) -> str:
-        """How a map becomes a row."""
-        return self.pool or ("none" if self.layout == "ave" else "gap")
 
 
 @dataclass(frozen=True)
@@ -135,14 +131,14 @@ class Extractor:
         """The encoder of pictures."""
         from avtool.features.encoders.catalog import VISUAL
 
-        return self._encoder("visual", self.settings.visual, VISUAL, self.recipe.pooling)
+        return self._encoder("visual", self.settings.visual, VISUAL)
 
     @cached_property
     def audio(self) -> Encoder:
         """The encoder of sound."""
         from avtool.features.encoders.catalog import AUDIO
 
-        return self._encoder("audio", self.settings.audio, AUDIO, "gap")
+        return self._encoder("audio", self.settings.audio, AUDIO)
 
     @cached_property
     def grid(self) -> Grid:
@@ -171,19 +167,25 @@ class Extractor:
             raise UsageError(what, hint=did_you_mean(self.settings.model, list(known)))
         return known[self.settings.model]
 
-    def _encoder(self, modality: str, wanted: str | None, known: Any, pool: str) -> Encoder:
+    def _encoder(self, modality: str, wanted: str | None, known: Any) -> Encoder:
         name, _, protocol = (wanted or "").partition(":")
         if self.recipe.layout == "ave":
             name = {"resnet50": "resnet50-v2"}.get(name, name)
             protocol = protocol or {"cnn14": "per-second"}.get(name, "")
         readable = getattr(self._model, modality) if self._model else tuple(known)
-        makers = {n: partial(_make, make, pool, protocol, self.recipe.precision) for n, make in known.items()}
+        pools = {n: self._pool(make) if modality == "visual" else "gap" for n, make in known.items()}
+        makers = {n: partial(_make, make, pools[n], protocol, self.recipe.precision) for n, make in known.items()}
         return choose_encoder(modality, name or None, readable, makers, self.device)
+
+    def _pool(self, entry: Any) -> str:
+        """How this encoder's map becomes a row."""
+        default = "none" if self.recipe.layout == "ave" and entry.maps else "gap"
+        return self.recipe.pool or default
 
     def identity(self) -> dict[str, Any]:
         """What the features depend on besides the input; plain data."""
         record, settings = asdict(self.recipe), self.settings.record()
-        encoders = {e.modality: [e.name, e.sha256, repr(getattr(e, "options", ""))] for e in (self.visual, self.audio)}
+        encoders = {e.modality: [e.name, e.sha256, repr(e.options)] for e in (self.visual, self.audio)}
         return {
             "schema": _SCHEMA,
             "encoders": encoders,
@@ -288,7 +290,7 @@ class Extractor:
         fps = float(AVE_PICTURES) if recipe.layout == "ave" else None if recipe.fps is None else float(recipe.fps)
         return {
             "layout": recipe.layout,
-            "pool": recipe.pooling,
+            "pool": self.visual.options.pool,
             "precision": recipe.precision,
             "pictures_per_second": fps,
             "segment_seconds": float(self.grid.segment),

@@ -94,6 +94,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def atomic_stream(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` when the block ends without an exception; promises what `write_atomic` does.
 
+    It can be read and sought in, as HDF5 does.
+
     The recipe: a temporary in the same folder, fsync, rename, fsync of the folder (restic's local backend). An OSError
     raised inside the block counts as a failure to write, so do nothing but writing in it.
 
@@ -313,7 +315,7 @@ def _temporary(folder: Path) -> Iterator[BinaryIO]:
     name = str(folder / f".avt-{_MACHINE}-{os.getpid():x}-{next(_numbers):x}.avtmp")
     _live.add(name)
     try:
-        with open(name, "xb") as file:
+        with open(name, "x+b") as file:
             yield file
     finally:
         with suppress(OSError):

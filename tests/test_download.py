@@ -121,6 +121,13 @@ def test_what_is_here_is_not_sent_again(target: Path) -> None:
     assert server.sent == len(DATA)
 
 
+def test_what_is_sent_whole_replaces_what_was_here(target: Path) -> None:
+    """Two bodies one behind the other would have the wrong hash, and be sent a third time."""
+    with serving(DATA, cut(100_000), no_ranges) as server:
+        fetch(target, server.url)
+    assert target.read_bytes() == DATA and len(server.requests) == 2
+
+
 def test_a_stall_is_a_cut(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     with serving(DATA, stall(1000, 5.0), good) as server:

@@ -80,15 +80,16 @@ def hearing(name: str, seconds: float) -> Any:
 def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from avtool.features.encoders import catalog
 
-    def looks(name: str) -> Callable[..., Any]:
-        return lambda device, options=None: seeing(name, getattr(options, "pool", "") == "none")
+    def looks(name: str, maps: bool) -> Any:
+        return fakes.entry(lambda options: replace(seeing(name, options.pool == "none"), options=options), maps)
 
-    def hears(name: str, seconds: float) -> Callable[..., Any]:
-        return lambda device, options=None: hearing(name, seconds)
+    def hears(name: str, seconds: float) -> Any:
+        return fakes.entry(lambda options: hearing(name, seconds))
 
-    monkeypatch.setattr(catalog, "VISUAL", {name: looks(name) for name in ("mini", "resnet50-v2", "resnet50-v1")})
-    audio = {"mini": hears("mini", 0.5), "vggish": hears("vggish", 0.96), "cnn14": hears("cnn14", 1.0)}
-    monkeypatch.setattr(catalog, "AUDIO", audio)
+    visual = {"mini": looks("mini", False), "resnet50-v2": looks("resnet50-v2", True)}
+    monkeypatch.setattr(catalog, "VISUAL", {**visual, "resnet50-v1": looks("resnet50-v1", True)})
+    audio = {"mini": hears("mini", 0.5), "vggish": hears("vggish", 0.96)}
+    monkeypatch.setattr(catalog, "AUDIO", {**audio, "cnn14": replace(hears("cnn14", 1.0), protocols=("per-second",))})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -137,7 +138,7 @@ def test_pictures_a_second(encoders: None, tmp_path: Path, segment: str, stride:
 
 def test_maps(encoders: None, tmp_path: Path) -> None:
     clip = numbered(tmp_path / "clip.mkv", 2, 10)
-    features = extract(clip, pool="none", fps=Fraction(4), segment=Fraction(1))
+    features = extract(clip, "resnet50-v1", pool="none", fps=Fraction(4), segment=Fraction(1))
     assert features.visual is not None and features.visual.shape == (2, 7, 7, 2)
     np.testing.assert_allclose(features.visual[..., 1] - features.visual[..., 0], 1000)
 
@@ -206,7 +207,7 @@ def test_ave_of_other_lengths(encoders: None, tmp_path: Path, seconds: float) ->
     assert features.visual is not None and features.audio is not None
     assert (len(features.visual), len(features.audio), features.rows) == (10, 10, 10)
     assert [n.code for n in features.notices if n.code == "short_clip"] == (["short_clip"] if seconds < 9.5 else [])
-    assert features.visual[:, 0, 0, 0].max() < 250
+    assert features.visual[:, 0].max() < 250 + 1000 and features.sampling["pool"] == "gap"
 
 
 def test_ave_grid_of_odd_files() -> None:
@@ -280,6 +281,32 @@ def test_unav_layout(avtool: Callable[..., Ran], tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "mini").iterdir()) == [
         "v_1.a.features.json", "v_1.a_mini_audio.npy", "v_1.a_mini_visual.npy",
     ]  # fmt: skip
+
+
+def test_ave_features_packed_for_training(avtool: Callable[..., Ran], tmp_path: Path) -> None:
+    """Rows in the order of the annotations, a clip of two classes twice; read by the data set's own reader."""
+    pytest.importorskip("h5py", reason="h5py, which reads them, is not installed")
+    from avtool.training.datasets.hdf5 import read_rows
+
+    clips = [numbered(tmp_path / f"{name}.mkv", 10, fps) for name, fps in (("a1", 25), ("b2", 30))]
+    annotations = tmp_path / "Annotations.txt"
+    annotations.write_text("Bark&b2&good&0&10\nBus&gone&good&0&3\nBus&a1&good&2&9\nCat&b2&good&1&4\n")
+    out = tmp_path / "out"
+    arguments = ("-o", out, "--layout", "ave", "--visual", "resnet50", "--audio", "vggish", "--pack", annotations)
+    ran = avtool(*clips, *arguments)
+    assert ran.code == 0 and "1 of 4 rows have no clip" in ran.err and "packed " in ran.err
+    visual, audio = read_rows(out / "visual_feature.h5"), read_rows(out / "audio_feature.h5")
+    assert visual.shape == (4, 10, 7, 7, 2) and audio.shape == (4, 10, 1) and visual.dtype == np.float32
+    one, two = (store.load(out / f"{name}.features.h5") for name in ("a1", "b2"))
+    for row, features in enumerate((two, None, one, two)):
+        np.testing.assert_array_equal(visual[row], 0 if features is None else features.visual)
+        np.testing.assert_array_equal(audio[row], 0 if features is None else features.audio)
+    assert avtool(*clips, *arguments).code == 0
+    other = (*arguments[:5], "resnet50-v1", *arguments[6:], "--overwrite")
+    assert "do not fit together" in avtool(clips[0], *other).err
+    for bad in (("--layout", "npz"), ("--layout", "ave", "--beside")):
+        assert avtool(clips[0], *bad, "--pack", annotations).code == 2
+    assert avtool(clips[0], "-o", out, "--layout", "ave", "--pack", tmp_path / "none.txt").code == 3
 
 
 @pytest.mark.parametrize("layout", ["npz", "ave", "unav"])

@@ -373,3 +373,59 @@ def test_torchvision_says_the_same() -> None:
         entry = weights.manifest()[name]
         assert entry.urls == (theirs.url,)
         assert abs(entry.size / 2**20 - theirs.meta["_file_size"]) < (0.0006 if entry.bytes else 0.01)
+
+
+# ---------------------------------------------------------------- ten bad files
+
+
+def ten_bad_files(witness: Path) -> dict[str, bytes]:
+    """What takes the place of weights in the wild: cut, bit flip, empty, HTML, LFS pointer, another file, ..."""
+
+    class Program:
+        def __reduce__(self) -> tuple[Any, ...]:
+            import os
+
+            return os.mkdir, (str(witness),)
+
+    flipped = bytearray(DATA)
+    flipped[len(DATA) // 2] ^= 1
+    return {
+        "cut": DATA[: len(DATA) // 2],
+        "bit flip": bytes(flipped),
+        "empty": b"",
+        "web page": b"<!DOCTYPE html><html>Not found</html>",
+        "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+        "wrong hash": checkpoint({**STATE, "head.bias": torch.zeros(3)}),
+        "pickle with code": checkpoint({"head.weight": Program()}),
+        "expanded tensor": checkpoint({"head.weight": torch.zeros(1).expand(1 << 33)}),
+        "wrong shape": checkpoint({"head.weight": torch.zeros(4, 3), "head.bias": torch.ones(3)}),
+        "NaN": checkpoint({"head.weight": torch.full((3, 4), float("nan")), "head.bias": torch.ones(3)}),
+    }
+
+
+@pytest.mark.parametrize("kind", ten_bad_files(Path("x")))
+def test_none_of_ten_bad_files_loads(known: Path, tmp_path: Path, avtool: Callable[..., Ran], kind: str) -> None:
+    """Not as what it claims to be, not under another name, not from a server: one line each, nothing kept."""
+    witness, source = tmp_path / "ran", tmp_path / "weights.pt"
+    data = ten_bad_files(witness)[kind]
+    source.write_bytes(data)
+
+    def one_line(ran: Ran, code: int) -> None:
+        errors = [line for line in ran.lines if line.startswith("error: ")]
+        assert ran.code == code and len(errors) == 1 and len(ran.lines) <= 3 and ran.out == "", ran
+
+    one_line(avtool("weights", "import", "sure", source), 4)
+    with serving(data) as server:
+        manifest = known / "manifest.toml"
+        manifest.write_text(table("served", urls=[server.url], sha256=SHA256, bytes=len(DATA)))
+        one_line(avtool("weights", "fetch", "served"), 4)
+    if kind in ("wrong hash", "wrong shape"):  # sound as such: whoever takes them under another name gets what they are
+        kept = weights.import_weights(source, "mine", accept_unpinned=True)
+        expect = {name: value.shape for name, value in STATE.items()}
+        if kind == "wrong shape":
+            refused(lambda: weights.load(kept, expect), "head.weight has shape (4, 3), the network wants (3, 4)")
+    else:
+        one_line(avtool("weights", "import", "mine", source, "--accept-unpinned"), 4)
+    assert not witness.exists()
+    assert not [p for p in weights.cache_dir().rglob("served*") if p.is_file()]
+    assert not [p for p in weights.cache_dir().rglob("*.part")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -83,6 +84,16 @@ Pool = Annotated[
 ]
 Tags = Annotated[bool, typer.Option("--tags/--no-tags", help="Keep class scores too, where an encoder has them.")]
 Dtype = Annotated[str, typer.Option("--dtype", metavar="KIND", help="Numbers in the file: float32 or float16.")]
+Pack = Annotated[
+    Path | None,
+    typer.Option(
+        "--pack",
+        metavar="FILE",
+        help="With --layout ave: gather all clips of the folder into visual_feature.h5 and audio_feature.h5, a row for "
+        "each line of FILE (AVE's Annotations.txt, or a name a line).",
+        show_default=False,
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", metavar="KIND", help="Of the networks: float32 or bf16.")]
 
 
@@ -102,6 +113,7 @@ def command(
     tags: Tags = True,
     dtype: Dtype = "float32",
     precision: Precision = "float32",
+    pack: Pack = None,
     device: options.Device = None,
     start: options.Start = None,
     end: options.End = None,
@@ -132,7 +144,27 @@ def command(
         dtype=dtype,
         tags=tags,
     )
-    return extract_all(inputs_, settings, wanted, recipe)
+    if pack is None:
+        return extract_all(inputs_, settings, wanted, recipe)
+    if layout != "ave" or wanted.beside:
+        raise UsageError("--pack needs --layout ave and one folder", hint="-o DIR --layout ave --pack Annotations.txt")
+    from avtool.features.pack import read_names
+
+    names = read_names(pack)
+    code = extract_all(inputs_, settings, wanted, recipe)
+    _pack(names, Path(wanted.output or "."))
+    return code
+
+
+def _pack(names: Sequence[str], folder: Path) -> None:
+    from avtool.features.pack import pack
+
+    files, missing = pack(names, folder)
+    if missing:
+        text = f"{missing} of {len(names)} rows have no clip and are zero"
+        console.current().warn(text, "clips_missing", str(folder))
+    shown = ", ".join(map(printable, files))
+    console.current().note(f"packed {shown}      {len(names)} rows", packed=[str(f) for f in files], rows=len(names))
 
 
 def _fraction(name: str, text: str | None) -> Fraction | None:

@@ -230,7 +230,7 @@ def save_h5(features: Features, path: Path, fingerprint: str = "", dtype: str = 
         OutputError: the file cannot be written.
         UsageError: h5py is not installed.
     """
-    h5py = _h5py()
+    h5py = need_h5py()
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for name, array in _stored(features, dtype).items():
@@ -250,7 +250,7 @@ def load_h5(path: Path) -> Features:
 
 
 def _read_h5(path: Path) -> tuple[Features, str]:
-    h5py = _h5py()
+    h5py = need_h5py()
     try:
         with path.open("rb") as stream, h5py.File(stream, "r") as file:
             about = json.loads(str(file.attrs["about"]))
@@ -260,8 +260,8 @@ def _read_h5(path: Path) -> tuple[Features, str]:
     return _from(path, about, arrays)
 
 
-def _h5py() -> Any:
-    """The library for HDF5.
+def need_h5py() -> Any:
+    """h5py, the library for HDF5.
 
     Raises:
         UsageError: it is not installed.

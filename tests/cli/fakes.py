@@ -123,6 +123,13 @@ def fake_encoder(modality: str) -> Any:
     return Encoder("fake", "audio", 1, 0, hear, "2" * 64, rate=8000, seconds=0.5)
 
 
+def entry(make: Any, maps: bool = False) -> Any:
+    """An entry of the catalog; `make` gets the options."""
+    from avtool.features.encoders.catalog import Entry
+
+    return Entry(lambda device, options: make(options), (), "none", maps=maps)
+
+
 def install() -> None:
     """Puts the stand-ins where the model and the encoders are looked up; for a test, through `monkeypatch`."""
     from avtool.batch import jobs
@@ -131,5 +138,5 @@ def install() -> None:
 
     jobs.WORKER = "tests.batch.workers:Fake"
     zoo.load = lambda name, device: FakeLocalizer()  # type: ignore[assignment]
-    catalog.VISUAL = {"fake": lambda device, options=None: fake_encoder("visual")}
-    catalog.AUDIO = {"fake": lambda device, options=None: fake_encoder("audio")}
+    catalog.VISUAL = {"fake": entry(lambda options: fake_encoder("visual"))}
+    catalog.AUDIO = {"fake": entry(lambda options: fake_encoder("audio"))}

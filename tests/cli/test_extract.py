@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests import synth
 from tests.cli.conftest import Run
@@ -51,3 +53,22 @@ def test_foreign_feature_files_are_refused(avtool: Run, tmp_path: Path) -> None:
     (tmp_path / "b.npz").write_text("text")
     ran = avtool("localize", tmp_path / "a.npz", tmp_path / "b.npz", tmp_path / "missing.npz")
     assert ran.code == 3 and ran.err.count("error: ") == 3 and ran.out == ""
+
+
+def test_features_as_input_in_every_form(avtool: Run, clip: Path, tmp_path: Path) -> None:
+    """The same events from the video, its .npz and its .h5; other rows than the model's are refused."""
+    pytest.importorskip("h5py", reason="h5py, which reads them, is not installed")
+    from avtool.features import store
+
+    assert avtool("extract-features", clip, "-o", tmp_path).code == 0
+    store.save_h5(store.load(tmp_path / "clip.features.npz"), tmp_path / "same.h5")
+    events = []
+    for source in (clip, tmp_path / "clip.features.npz", tmp_path / "same.h5"):
+        ran = avtool("localize", source, "-o", "-", "-f", "json")
+        assert ran.code == 0, ran.err
+        (found,) = json.loads(ran.out)["results"].values()
+        events.append([(e["segment"], e["label"]) for e in found])
+    assert events[0] == events[1] == events[2] and events[0]
+    assert avtool("extract-features", clip, "-o", tmp_path, "--layout", "ave").code == 0
+    ran = avtool("localize", tmp_path / "clip.features.h5", "-o", "-", "-f", "json")
+    assert ran.code == 2 and "other segments" in ran.err
