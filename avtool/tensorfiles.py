@@ -8,6 +8,7 @@ import math
 import stat
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,13 @@ def check_finite(file: Path, tensors: Mapping[str, Tensor]) -> None:
 # ---------------------------------------------------------------- checkpoints
 
 
-def unpack(source: Path, data: bytes) -> object:
+def unpack(source: Path, data: bytes, known: bool = False) -> object:
     """What a checkpoint (PyTorch, safetensors or Keras' HDF5) of these bytes holds, unpickled without code.
+
+    Args:
+        source: for messages.
+        data: the whole file.
+        known: its hash is the one expected; else the checksums inside a PyTorch file are all there is, and are checked.
 
     Raises:
         WeightsError: damaged, or it holds code.
@@ -184,7 +190,7 @@ def unpack(source: Path, data: bytes) -> object:
             return load_bytes(data)
         except SafetensorError as error:
             raise WeightsError(f"{printable(source)} is damaged", first_line(error)) from error
-    _refuse_packed(source, data)
+    _refuse_packed(source, data, known)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_arrays()):
             warnings.simplefilter("ignore")  # about formats of old, on stderr
@@ -203,17 +209,20 @@ def _plain_arrays() -> list[Any]:
     return [np.ndarray, np.dtype, *kinds, *((rebuild, f"{module}._reconstruct") for module in modules)]
 
 
-def _refuse_packed(source: Path, data: bytes) -> None:
+def _refuse_packed(source: Path, data: bytes, known: bool) -> None:
     """A checkpoint is a zip file that stores its parts as they are; one that grows when unpacked is a bomb."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            spoilt = None if known or unpacked > len(data) else archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise WeightsError(f"{printable(source)} is damaged", first_line(error)) from error
     if unpacked > len(data):
         raise WeightsError(f"{printable(source)} was refused", f"its {len(data)} bytes would unpack to {unpacked}")
+    if spoilt is not None:
+        raise WeightsError(f"{printable(source)} is damaged", f"the checksum of its part {printable(spoilt)} is wrong")
 
 
 def _unpack_hdf5(source: Path, data: bytes) -> dict[str, Tensor]:

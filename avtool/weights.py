@@ -416,7 +416,7 @@ def import_weights(source: Path, name: str, accept_unpinned: bool = False, weigh
     pinned = entry is not None and entry.pinned and not why
     if not pinned and (not accept_unpinned or (entry and why and not entry.pinned)):
         raise _not_pinned(source, why or f"sha256 of {printable(source)} is {digest}", name, entry)
-    tensors = plain_tensors(source, unpack(source, data), 2 * size)
+    tensors = plain_tensors(source, unpack(source, data, pinned), 2 * size)
     del data
     origin: dict[str, str | bool] = {
         "origin": printable(source.name),
