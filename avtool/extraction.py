@@ -199,13 +199,17 @@ class Extractor:
         parts = {**self.identity(), "bytes": media.bytes, "mtime_ns": media.mtime_ns}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
+        """What is in an input; see `session.probe_input`."""
+        return probe_input(path, self.settings, self._decoder)
+
     def features(self, path: str | os.PathLike[str], on_progress: OnProgress) -> Features:
         """Features of one file, made from the streams it has.
 
         Raises:
             InputError: not readable, or too much of it is not decodable.
         """
-        media = probe_input(path, self.settings)
+        media = self.probe(path)
         visual, audio = self.visual if media.has_video else None, self.audio if media.has_audio else None
         if self.recipe.layout == "ave":
             features = self._ave(path, media, visual, audio, on_progress)

@@ -121,6 +121,10 @@ class Session:
         """The encoders for people."""
         return f"{self.visual.name} (visual), {self.audio.name} (audio)"
 
+    def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
+        """What is in an input; see `probe_input`."""
+        return probe_input(path, self.settings, self._decoder)
+
     def features(self, path: str | os.PathLike[str], on_progress: OnProgress, pair: bool = False) -> Features:
         """Features of one file, read if it holds features, else made from the streams it has.
 
@@ -140,7 +144,7 @@ class Session:
             return given
         ahead = self._ahead.pop(Path(path), None)
         try:
-            media = ahead.media() if ahead else probe_input(path, self.settings)
+            media = ahead.media() if ahead else self.probe(path)
             features = self._extract(path, media, self._encoders_for(media, pair), ahead, on_progress)
         finally:
             if ahead:
@@ -320,8 +324,13 @@ def limits(settings: Settings) -> Limits:
     return Limits(max_pixels=settings.max_pixels, max_seconds=settings.max_seconds)
 
 
-def probe_input(path: str | os.PathLike[str], settings: Settings) -> MediaInfo:
+def probe_input(path: str | os.PathLike[str], settings: Settings, decoder: Callable[[], DecodeChild]) -> MediaInfo:
     """What is in an input, in well under two seconds and without loading torch.
+
+    Args:
+        path: a video, or features.
+        settings: limits, audio track.
+        decoder: gives the process that opens videos, so that a crash in there is an error; not asked for features.
 
     Raises:
         InputError: it is neither media nor a feature file.
@@ -330,9 +339,7 @@ def probe_input(path: str | os.PathLike[str], settings: Settings) -> MediaInfo:
         from avtool.features.store import load
 
         return load(Path(path)).media
-    from avtool.media.probe import probe
-
-    return probe(path, limits(settings), settings.audio_track)
+    return decoder().probe(path, limits(settings), settings.audio_track)
 
 
 def refuse_unreadable(features: Features, info: ModelInfo, settings: Settings, path: str | os.PathLike[str]) -> None:

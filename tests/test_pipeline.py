@@ -269,11 +269,9 @@ def test_what_else_changes_the_fingerprint() -> None:
 
 
 def test_the_timeline_carries_the_planned_fingerprint(faked: None, clip: Path) -> None:
-    from avtool.session import probe_input
-
     with Session(Settings()) as session:
         session.load()
-        planned = session.fingerprint(probe_input(clip, Settings()))
+        planned = session.fingerprint(session.probe(clip))
         assert localize(clip, session=session).run.fingerprint == planned
 
 

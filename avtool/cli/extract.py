@@ -184,15 +184,15 @@ def extract_all(names: Sequence[str], settings: Settings, output: OutputSettings
         raise UsageError("features are not written to standard output", hint="a folder with -o DIR")
     plans = inputs.plan(names, output, (target_of(recipe.layout),), kind="features")
     failures = inputs.Failures()
-    ready = inputs.admit(names, plans, settings, _replacing(output), failures)
-    if ready:
-        with Extractor(settings, recipe) as extractor:
+    with Extractor(settings, recipe) as extractor:
+        ready = inputs.admit(names, plans, extractor.probe, _replacing(output), failures)
+        if ready:
             extractor.load()
             console.current().announce(str(extractor.device), extractor.title)
-            for one in ready:
-                with failures.caught():
-                    if output.overwrite or not _is_done(one, extractor):
-                        _extract_one(one, extractor)
+        for one in ready:
+            with failures.caught():
+                if output.overwrite or not _is_done(one, extractor):
+                    _extract_one(one, extractor)
     return failures.exit_code
 
 
@@ -210,14 +210,13 @@ def _is_done(one: OutputPlan, extractor: Extractor) -> bool:
         OutputError: something else is there.
     """
     from avtool.features.store import load_marked
-    from avtool.session import probe_input
 
     (target,) = one.files.values()
     if not os.path.lexists(target):
         return False
     why = "it was made by other settings, or from another state of the input"
     try:
-        done = load_marked(target)[1] == extractor.fingerprint(probe_input(one.input, extractor.settings))
+        done = load_marked(target)[1] == extractor.fingerprint(extractor.probe(one.input))
     except AvtoolError as error:
         done, why = False, error.why or error.what
     if not done:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from avtool.cli import console
 from avtool.errors import AvtoolError, BatchFailures, InputError, OutputError
 from avtool.files import OutputPlan, check_writable, output_names, printable
-from avtool.settings import STDOUT, OutputSettings, Settings
+from avtool.settings import STDOUT, OutputSettings
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -57,18 +57,20 @@ def plan(
 
 
 def admit(
-    inputs: Sequence[str], plans: Sequence[OutputPlan], settings: Settings, output: OutputSettings, failures: Failures
+    inputs: Sequence[str],
+    plans: Sequence[OutputPlan],
+    probe: Callable[[Path], object],
+    output: OutputSettings,
+    failures: Failures,
 ) -> list[OutputPlan]:
-    """The plans whose input is readable media and whose results may be written; the others are said and counted."""
-    from avtool.session import probe_input
-
+    """The plans whose input `probe` can read and whose results may be written; the others are said and counted."""
     ready = []
     for name in filter(_is_url, inputs):
         with failures.caught():
             to_path(name)
     for one in plans:
         with failures.caught():
-            probe_input(one.input, settings)
+            probe(one.input)
             refuse_existing(one, output)
             ready.append(one)
     return ready

@@ -103,14 +103,15 @@ def info(
     max_seconds: options.MaxSeconds = None,
 ) -> int:
     """Show what is in videos, without analysing them."""
-    from avtool.session import probe_input
+    from avtool.session import Session
 
     settings, _ = resolve(context.params)
     failures = inputs.Failures()
-    for name in inputs_:
-        with failures.caught():
-            media = probe_input(inputs.to_path(name), settings)
-            console.print_result(json.dumps(asdict(media)) + "\n" if as_json else _media_page(media))
+    with Session(settings) as session:
+        for name in inputs_:
+            with failures.caught():
+                media = session.probe(inputs.to_path(name))
+                console.print_result(json.dumps(asdict(media)) + "\n" if as_json else _media_page(media))
     return failures.exit_code
 
 

@@ -62,16 +62,16 @@ def localize_all(names: Sequence[str], settings: Settings, output: OutputSetting
         raise UsageError("standard output takes one result", hint="-f json, or a folder with -o DIR")
     plans = inputs.plan(names, output, extensions(formats), kind="events")
     failures = inputs.Failures()
-    ready = inputs.admit(names, plans, settings, output, failures)
-    if ready:
-        from avtool.session import Session, is_features
+    from avtool.session import Session, is_features
 
-        with Session(settings) as session:
+    with Session(settings) as session:
+        ready = inputs.admit(names, plans, session.probe, output, failures)
+        if ready:
             session.load(media=not all(is_features(one.input) for one in ready))
             console.current().announce(str(session.device), session.title)
-            for one in ready:
-                with failures.caught():
-                    _localize_one(one, session, output, formats)
+        for one in ready:
+            with failures.caught():
+                _localize_one(one, session, output, formats)
     return failures.exit_code
 
 

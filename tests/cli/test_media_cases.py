@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,11 +73,56 @@ REFUSED = ["text", "empty", "folder", "fifo", "missing", "noise", "playlist_sibl
 def test_bad_files_are_refused_at_once_and_without_torch(program: Run, name: str, tmp_path: Path) -> None:
     source = synth.CASES_BY_NAME[name].make(tmp_path)
     code = (
-        "import sys, time; begin = time.process_time(); from avtool.cli.app import run;"
+        "import os, sys; from avtool.cli.app import run;"
         f"code = run(['localize', {os.fspath(source)!r}]);"
-        "print(code, 'torch' in sys.modules, time.process_time() - begin < 2)"
+        "print(code, 'torch' in sys.modules, sum(os.times()[:4]) < 2)"  # of a processor, with the decoder's process
     )
     assert program(code=code).out == "3 False True\n"
+
+
+# A decoder's process in which FFmpeg crashes, or leaves, as soon as it is to open `bad.mp4`.
+CRASHING = """
+import os, signal, sys
+import avtool.media.probe as module
+
+def probe(path, *rest):
+    if path.endswith("bad.mp4"):
+        {crash}
+    return real(path, *rest)
+
+real, module.probe = module.probe, probe
+from avtool.media.child import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", ["localize", "extract-features", "info"])
+@pytest.mark.parametrize(
+    ("crash", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the decoder crashed (SIGSEGV)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the decoder was killed, most likely because memory ran out"),
+        ("os._exit(9)", "the decoder ended without an answer (status 9)"),
+    ],
+)
+def test_a_crash_while_a_file_is_opened_is_its_error_alone(
+    avtool: Run, clip: Path, command: str, crash: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
+        line = [sys.executable, "-c", CRASHING.format(crash=crash), *arguments]
+        inherited = [n for n in (int(arguments[0]),) if n >= 0]
+        return subprocess.Popen(line, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited)
+
+    monkeypatch.setattr("avtool.media.child._spawn", spawn)
+    bad, out = clip.with_name("bad.mp4"), clip.with_name("out")
+    os.link(clip, bad)
+    ran = avtool(command, bad, clip, *([] if command == "info" else ["-o", out]))
+    assert ran.code == 3
+    assert ran.lines[:2] == [f"error: {bad} cannot be decoded", f"  why: {why}"]
+    if command == "info":
+        assert "bad.mp4" not in ran.out and "clip.mp4" in ran.out
+    else:
+        assert {name.partition(".")[0] for name in everything_in(out)} == {"clip"}
 
 
 @pytest.mark.parametrize("name", ["-clip.mp4", "--quiet", "concat:a|b.mp4", "12:30:45.mp4", "http:x.mp4"])
