@@ -9,7 +9,7 @@ Loading is not counted on either side; both run on one thread.
 The clips are made here: H.264 High of x264 "veryfast", yuv420p tagged BT.709 at 1080p and left untagged at 360p, 30
 pictures a second, a key frame every 60, 3 B-frames, AAC 48 kHz stereo; a picture that pans over moving noise.
 
-    python benchmarks/features.py [--rounds 3] [--seconds 12] [--only NAME ...]
+    python benchmarks/features.py [--rounds 3] [--seconds 12] [--only ENCODER ...] [--sizes 1080p 360p] [--fps 1 8]
     python benchmarks/features.py --memory        peak resident memory of two encoders in one process
 """
 
@@ -293,7 +293,9 @@ def null(path: Path) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
-def speed(folder: Path, only: tuple[str, ...], rounds: int, seconds: float) -> Iterator[str]:
+def speed(
+    folder: Path, only: list[str], sizes: list[str], rates: list[Fraction], rounds: int, seconds: float
+) -> Iterator[str]:
     """Lines of the table."""
     import torch
 
@@ -302,13 +304,14 @@ def speed(folder: Path, only: tuple[str, ...], rounds: int, seconds: float) -> I
 
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
-    networks, ours = make_weights(folder, only), Ours()
+    networks, ours = make_weights(folder, tuple(only)), Ours()
     yield f"{'CPU seconds (wall)':34s} {'plain':>15s} {'avtool':>15s}   ratio: CPU, wall   apart: of length, of rows"
-    for size, (width, height) in SIZES.items():
-        clip = make_clip(folder / f"{size}.mp4", width, height, seconds)
-        for name in [n for n in only if n in catalog.VISUAL]:
+    seen = [name for name in only if name in catalog.VISUAL]
+    for size in sizes if seen else sizes[-1:]:
+        clip = make_clip(folder / f"{size}.mp4", *SIZES[size], seconds)
+        for name in seen:
             encoder, transform = catalog.VISUAL[name](cpu), their_transform(name)
-            for fps in (Fraction(1), Fraction(8)):
+            for fps in rates:
                 runs = {
                     "plain": partial(plain_pictures, clip, networks[name], transform, fps),
                     "avtool": partial(ours, clip, encoder, fps),
@@ -400,7 +403,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=12.0)
-    parser.add_argument("--only", nargs="+", default=(*PICTURES, *SOUNDS))
+    parser.add_argument("--only", nargs="+", default=[*PICTURES, *SOUNDS], metavar="ENCODER")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--fps", nargs="+", default=[Fraction(1), Fraction(8)], type=Fraction)
     parser.add_argument("--memory", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -412,7 +417,7 @@ def main() -> None:
         if options.memory:
             memory(folder, options.seconds)
             return
-        for line in speed(folder, tuple(options.only), options.rounds, options.seconds):
+        for line in speed(folder, options.only, options.sizes, options.fps, options.rounds, options.seconds):
             print(line, flush=True)
 
 

@@ -17,7 +17,7 @@ from avtool.media.request import DecodeReport, Picture, Sound
 from avtool.timegrid import Grid
 
 PICTURES_AT_ONCE = 8  # on a CPU; more costs memory and gains nothing
-WINDOWS_AT_ONCE = 16
+WINDOWS_AT_ONCE = 8
 ON_A_GPU = 8  # times as many
 SILENCE = 1e-4  # peak of a row below which nothing can be heard: -80 dB of full scale
 
@@ -201,9 +201,8 @@ def extract(
         InputError: the decoder gave up.
         DeviceError: out of memory at a batch of one.
     """
-    times = 1 if device.type == "cpu" else ON_A_GPU
-    seeing = _Batch(visual, device, PICTURES_AT_ONCE * times) if visual else None
-    hearing = _Batch(audio, device, WINDOWS_AT_ONCE * times) if audio else None
+    seeing = _Batch(visual, device, _at_once(visual, device, PICTURES_AT_ONCE)) if visual else None
+    hearing = _Batch(audio, device, _at_once(audio, device, WINDOWS_AT_ONCE)) if audio else None
     first, stop = 0 if start is None else _rows_before(grid, start), None if end is None else _rows_before(grid, end)
     listener = _Listener(hearing, audio, grid, first, stop) if audio and hearing else None
     report: DecodeReport | None = None
@@ -226,6 +225,10 @@ def extract(
         if batch:
             batch.flush()
     return _assemble(report, visual, audio, seeing, hearing, listener, rows, grid)
+
+
+def _at_once(encoder: Encoder, device: torch.device, usual: int) -> int:
+    return usual * ON_A_GPU if device.type != "cpu" else encoder.at_once or usual
 
 
 def _rows_before(grid: Grid, seconds: Fraction) -> int:

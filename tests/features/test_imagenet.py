@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, VGG19_Weights
 
 from avtool.errors import UsageError, WeightsError
-from avtool.features.encoders import catalog, packed, pictures, resnet, vgg
+from avtool.features.encoders import catalog, mobilenet, packed, pictures, resnet, vgg
 from avtool.features.encoders.catalog import Options
 from avtool.vocabulary import IMAGENET
 from tests.features.upstream import CPU, empty, far, imported, published, shake
@@ -217,6 +217,18 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_options_that_are_not_there_are_refused(name: str, options: Options) -> None:
     with pytest.raises(UsageError, match="no "):
         catalog.VISUAL[name](CPU, options)
+
+
+def test_bf16_is_near_and_only_when_asked_for() -> None:
+    state = shake(empty(lambda: torchvision.models.mobilenet_v2(weights=None))).state_dict()
+    pixels = torch.from_numpy(pictures.Size(256)(picture()))[None]
+    with torch.inference_mode():
+        exact, _ = mobilenet.MobileNetV2(state, CPU)(pictures.imagenet(torch.float32)(pixels))
+        near, logits = mobilenet.MobileNetV2(state, CPU, "bf16")(pictures.imagenet(torch.bfloat16)(pixels))
+    assert exact.dtype == torch.float32 and near.dtype == logits.dtype == torch.bfloat16
+    assert 0 < far(near.float().mean((2, 3)), exact.mean((2, 3))) < 0.15
+    with pytest.raises(UsageError, match="no precision 'half'"):
+        mobilenet.MobileNetV2(state, CPU, "half")
 
 
 # ---------------------------------------------------------------- prepacked convolutions

@@ -61,6 +61,7 @@ class Encoder:
         alone: a window that reaches beyond the sound is filled with silence instead of being shifted inwards.
         licence: of the weights.
         options: what was asked for.
+        at_once: inputs in a batch on a CPU, where more would cost memory; 0: as many as is usual.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Encoder:
     before: float | None = None
     alone: bool = False
     options: Options = DEFAULT
+    at_once: int = 0
 
 
 def choose(what: str, wanted: str, known: tuple[str, ...]) -> str:
@@ -132,6 +134,13 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], name: str) -> nn.Modul
     checked = matched(network, state, name)
     network.load_state_dict(checked, strict=False, assign=True)  # nothing is missing but step counts
     return network.requires_grad_(False).eval()
+
+
+def kept(layer: Any) -> Any:
+    """A layer with memory of its own: as long as one tensor of a file is in use, all of the file stays in memory."""
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.clone()
+    return layer
 
 
 def matched(network: nn.Module, state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -189,7 +189,15 @@ def _state(name: str, check: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def _looking(
-    name: str, network: Network, dim: int, tags: int, size: Size, scale: Scale, sha: str, options: Options
+    name: str,
+    network: Network,
+    dim: int,
+    tags: int,
+    size: Size,
+    scale: Scale,
+    sha: str,
+    options: Options,
+    at_once: int = 0,
 ) -> Encoder:
     """An encoder of pictures whose last map is pooled or kept."""
 
@@ -199,7 +207,7 @@ def _looking(
 
     return Encoder(
         name, "visual", dim, tags, run, sha, ANY_SIZE,
-        licence=VISUAL[name].licence, prepare=size, scaling=str(size), options=options,
+        licence=VISUAL[name].licence, prepare=size, scaling=str(size), options=options, at_once=at_once,
     )  # fmt: skip
 
 
@@ -221,7 +229,7 @@ def _vgg19(device: torch.device, options: Options) -> Encoder:
     state, sha = _state("vgg19", vgg.from_upstream)
     network = vgg.Vgg19(state, device, options.precision)
     size, scale = Size(vgg.SHORT), imagenet(dtype_of(options.precision))
-    return _looking("vgg19", network, vgg.CHANNELS, 1000, size, scale, sha, options)
+    return _looking("vgg19", network, vgg.CHANNELS, 1000, size, scale, sha, options, vgg.AT_ONCE)
 
 
 def _vgg19_caffe(device: torch.device, options: Options) -> Encoder:
@@ -230,7 +238,9 @@ def _vgg19_caffe(device: torch.device, options: Options) -> Encoder:
     state, sha = _state("vgg19-caffe", vgg.from_keras)
     network = vgg.Vgg19(state, device, options.precision)
     size, scale = Size(None), caffe(dtype_of(options.precision))
-    return _looking("vgg19-caffe", network, vgg.CHANNELS, 1000 if network.top else 0, size, scale, sha, options)
+    return _looking(
+        "vgg19-caffe", network, vgg.CHANNELS, 1000 if network.top else 0, size, scale, sha, options, vgg.AT_ONCE
+    )
 
 
 def _mobilenet_v2(device: torch.device, options: Options) -> Encoder:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from avtool.features import logmel
 from avtool.features.encoders import panns
-from avtool.features.encoders.base import dtype_of, fill, foreign, matched, shell, tensors
+from avtool.features.encoders.base import dtype_of, fill, foreign, kept, matched, shell, tensors
 from avtool.features.encoders.packed import Conv
 
 EMBEDDING, CLASSES = 2048, 527
@@ -62,7 +62,7 @@ class Cnn14:
         self.shift = net.bn0.bias - net.bn0.running_mean * self.scale
         blocks = [net.get_submodule(f"conv_block{index + 1}") for index in range(BLOCKS)]
         self.convs = [(Conv(b.conv1, b.bn1, "relu"), Conv(b.conv2, b.bn2, "relu")) for b in blocks]
-        self.embed, self.classify = net.fc1, net.fc_audioset
+        self.embed, self.classify = kept(net.fc1), kept(net.fc_audioset)
 
     def __call__(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         x = (mel.transpose(1, 2).to(self.dtype) * self.scale + self.shift)[:, None]  # (B, 1, T, 64)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avtool.features.encoders.base import dtype_of, fill, matched, shell, tensors
+from avtool.features.encoders.base import dtype_of, fill, kept, matched, shell, tensors
 from avtool.features.encoders.packed import Conv
 
 # (expansion, output channels, repeats, stride of the first), paper table 2
@@ -131,7 +131,7 @@ class MobileNetV2:
         self.stem = Conv(first[0], first[1], "relu6")
         self.blocks = [_Inverted(block) for block in middle]
         self.head = Conv(last[0], last[1], "relu6")
-        self.classify = net.classifier[1]
+        self.classify = kept(net.classifier[1])
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stem(x)

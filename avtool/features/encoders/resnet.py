@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avtool.features.encoders.base import dtype_of, fill, matched, shell, tensors
+from avtool.features.encoders.base import dtype_of, fill, kept, matched, shell, tensors
 from avtool.features.encoders.packed import Conv
 
 CHANNELS = 2048
@@ -60,7 +60,7 @@ class ResNet50:
         self.stem = Conv(net.conv1, net.bn1, "relu")
         layers = (net.layer1, net.layer2, net.layer3, net.layer4)
         self.blocks = [_Bottleneck(block) for layer in layers for block in layer]
-        self.classify = net.fc
+        self.classify = kept(net.fc)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.max_pool2d(self.stem(x), 3, 2, 1)

@@ -19,6 +19,7 @@ from avtool.features.encoders.packed import Conv
 
 CHANNELS = 512
 SHORT = 256  # short side before the crop of 224, as torchvision's transform
+AT_ONCE = 4  # pictures; the first maps of one take 13 MB each
 PLACES = 7  # rows and columns of the last map
 
 # Keras' layers in order; the number is torchvision's index in `features` and `classifier`
