@@ -10,7 +10,7 @@ from typing import Any
 
 from avtool.batch.jobs import Hello, Job, Outcome, WorkerSpec
 from avtool.batch.worker import Worker, _bug, _failed
-from avtool.errors import AvtoolError
+from avtool.errors import AvtoolError, OutputError
 from avtool.formats import write_all
 from tests.cli import fakes
 
@@ -20,6 +20,8 @@ def misbehave(job: Job) -> None:
     name = Path(job.name).name
     if name.startswith("raise"):
         raise IndexError("a bug")
+    if name.startswith("full"):
+        raise OutputError("cannot write", "no space left on the device")
     if name.startswith("kill"):
         os.kill(os.getpid(), signal.SIGKILL)
     if name.startswith("hang"):

@@ -1,0 +1,227 @@
+"""Runs that are killed, interrupted, doubled, or out of space: nothing torn, nothing lost, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avtool.timeline import from_json
+from tests.batch.conftest import SECONDS, Start, lines, of_session, results, temporaries, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill -9, /proc")
+Videos = Callable[..., Path]
+NAMES = [f"{i % 3}/slow-0.05-{i:02}.mp4" for i in range(16)]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code; nothing of the run is left."""
+    code = process.wait(SECONDS)
+    wait_until(lambda: not of_session(process.pid))
+    return code
+
+
+def killed_again_and_again(
+    run: Callable[[str], subprocess.Popen[bytes]], tmp_path: Path, log: Path, kills: int
+) -> None:
+    """Kills drivers in the middle; checks what they leave after each, and the end."""
+    generator = random.Random(5)
+    assert ended(run("calm")) == 0
+    log.unlink()
+    out = tmp_path / "out"
+    for kill in range(kills):
+        process = run("out")
+        goal = len(lines(log, "begin")) + 1 + kill % 3
+        wait_until(lambda process=process, goal=goal: process.poll() is not None or len(lines(log, "begin")) >= goal)
+        time.sleep(generator.uniform(0, 0.1))
+        process.kill()
+        ended(process)
+        for path in out.rglob("*.events.json"):
+            from_json(path.read_bytes())
+    assert ended(run("out")) == 0
+    assert results(out) == results(tmp_path / "calm")
+    assert temporaries(out) == []
+    complete = Counter(lines(log, "done"))
+    assert set(complete) == set(NAMES)
+    # a file is written, then said to be done: only one that was in hand at a kill may be begun again
+    assert sum(Counter(lines(log, "begin")).values()) <= len(NAMES) + 2 * kills
+    assert all(count == 1 for count in complete.values())
+
+
+def test_drivers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    folder = videos(*NAMES)
+
+    def run(out: str) -> subprocess.Popen[bytes]:
+        return start("Stub", folder, "-o", out, "--workers", "2", "--model", log, "-q")
+
+    killed_again_and_again(run, tmp_path, log, 3)
+
+
+def test_workers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    """One death of a file's worker is forgiven, so each worker that is killed costs a retry and nothing else."""
+    folder = videos(*NAMES)
+    process = start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
+    generator, killed = random.Random(3), set[str]()
+    while process.poll() is None and len(killed) < 3:
+        wait_until(lambda: process.poll() is not None or of_session(process.pid, "avtool.batch.worker"))
+        time.sleep(generator.uniform(0, 0.1))
+        begun = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+        busy = [(name, int(pid)) for what, name, pid in begun if what == "begin" and name not in killed]
+        for name, pid in busy[-1:]:
+            if pid in of_session(process.pid, "avtool.batch.worker"):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(name)
+    assert ended(process) == 0
+    assert sorted(results(tmp_path / "out")) == sorted(
+        [f"{name[:-4]}.events.{kind}" for name in NAMES for kind in ("json", "srt")] + ["events.csv"]
+    )
+    assert temporaries(tmp_path / "out") == []
+
+
+def test_workers_end_with_their_driver(videos: Videos, start: Start, log: Path) -> None:
+    process = start("Stub", videos("hang-1.mp4", "hang-2.mp4"), "-o", "out", "--workers", "2", "--model", log)
+    wait_until(lambda: len(lines(log, "begin")) == 2)
+    assert len(of_session(process.pid, "avtool.batch.worker")) == 2
+    process.kill()
+    ended(process)
+
+
+def test_decoders_end_with_the_driver(videos: Videos, start: Start, tmp_path: Path) -> None:
+    process = start("Fake", videos("hang-1.mp4", "b.mp4", "c.mp4"), "-o", "out", "--workers", "1")
+    wait_until(lambda: of_session(process.pid, "avtool.batch.worker") and of_session(process.pid, "avtool.media.child"))
+    process.kill()
+    ended(process)
+
+
+def test_one_ctrl_c_finishes_what_is_in_hand(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    names = [f"slow-0.5-{i}.mp4" for i in range(10)]
+    process = start("Stub", videos(*names), "-o", "out", "--workers", "2", "--model", log)
+    wait_until(lambda: len(lines(log, "begin")) == 2)
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == 130
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert "finishing the files in hand" in said and "not begun" in said
+    begun, done = lines(log, "begin"), lines(log, "done")
+    assert sorted(begun) == sorted(done) and 2 <= len(done) < 10
+    assert len(results(tmp_path / "out")) == 2 * len(done) + 1
+    summary = json.loads((tmp_path / "out" / ".avtool" / "summary.json").read_text())
+    assert (summary["done"], summary["exit_code"]) == (len(done), 130)
+    assert temporaries(tmp_path / "out") == []
+
+
+def test_two_ctrl_c_stop_at_once(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    process = start("Stub", videos("hang-1.mp4", "hang-2.mp4"), "-o", "out", "--workers", "2", "--model", log)
+    wait_until(lambda: len(lines(log, "begin")) == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while b"finishing" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert ended(process) == 130
+    assert not list(tmp_path.rglob("*.avtmp"))
+
+
+def test_two_runs_share_the_work(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    folder = videos(*NAMES)
+    runs = [start("Stub", folder, "-o", "out", "--workers", "1", "--model", log) for _ in range(2)]
+    assert [ended(process) for process in runs] == [0, 0]
+    assert Counter(lines(log, "done")) == dict.fromkeys(NAMES, 1)
+    assert Counter(lines(log, "begin")) == dict.fromkeys(NAMES, 1)
+    assert len(list(tmp_path.glob("out/.avtool/journal-*"))) == 2
+    assert temporaries(tmp_path / "out") == []
+
+
+def test_a_full_disk(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(out)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        folder = videos(*[f"{i:02}.mp4" for i in range(40)])
+
+        def run() -> subprocess.Popen[bytes]:
+            return start("Stub", folder, "-o", "out", "--workers", "2", "--model", log, "-f", "json")
+
+        process = run()
+        assert ended(process) == 6
+        assert process.stderr is not None
+        assert "no space left on the device" in process.stderr.read().decode()
+        for path in (out / ".avtool").glob("journal-*"):
+            assert all(json.loads(line)["name"] for line in path.read_text().splitlines())
+        done = len(lines(log, "done"))
+        assert 0 < done < 40 and not list(out.rglob("*.avtmp"))
+        subprocess.run(["mount", "-o", "remount,size=20m", str(out)], check=True)
+        assert ended(run()) == 0
+        assert Counter(lines(log, "done")) == {f"{i:02}.mp4": 1 for i in range(40)}
+    finally:
+        subprocess.run(["umount", "-l", str(out)], check=True)
+
+
+def test_a_folder_that_becomes_read_only(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(out)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system of its own cannot be mounted here")
+    try:
+        folder = videos(*NAMES)
+
+        def run() -> subprocess.Popen[bytes]:
+            return start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
+
+        process = run()
+        wait_until(lambda: len(lines(log, "done")) >= 3)
+        wait_until(lambda: not subprocess.run(["mount", "-o", "remount,ro", str(out)], capture_output=True).returncode)
+        assert ended(process) == 6
+        assert process.stderr is not None
+        assert "read-only" in process.stderr.read().decode()
+        subprocess.run(["mount", "-o", "remount,rw", str(out)], check=True)
+        assert ended(run()) == 0
+        assert set(lines(log, "done")) == set(NAMES) and temporaries(out) == []
+    finally:
+        subprocess.run(["umount", "-l", str(out)], check=True)
+
+
+def test_what_a_worker_cannot_write_ends_the_run_if_nobody_could(
+    videos: Videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same without a file system to fill up."""
+    from avtool.batch import jobs, night
+    from avtool.errors import OutputError
+    from avtool.settings import Settings
+    from tests.batch.test_engines import Ears
+
+    monkeypatch.setattr(jobs, "WORKER", "tests.batch.workers:Stub")
+    folder, out = videos("full-1.mp4", "full-2.mp4", "full-3.mp4"), tmp_path / "out"
+    asked: list[Any] = []
+
+    def check(place: Path) -> None:
+        asked.append(place)
+        if len(asked) > 1:
+            raise OutputError("cannot write", "no space left on the device")
+
+    monkeypatch.setattr(night, "check_writable", check)
+    with pytest.raises(OutputError):
+        night.run(night.Night([str(folder)], out, workers=1), Settings(), Ears())
+    (journal,) = (out / ".avtool").glob("journal-*")
+    assert len(journal.read_text().splitlines()) == 1
+    monkeypatch.setattr(night, "check_writable", lambda place: None)
+    closed = night.run(night.Night([str(folder)], out, workers=1), Settings(), Ears())
+    assert closed.tally.states == {"failed": 3}  # tried again without being asked, since the file was not to blame
