@@ -60,6 +60,7 @@ class RayPool(Crew):
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # its own default is 15: behind everything else
         try:
             import ray
         except ImportError as error:

@@ -91,7 +91,7 @@ def write_summary(out: Path, tally: Tally, about: Mapping[str, Any], shard: tupl
 
 def _failures_csv(failures: Iterable[Outcome]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("file", "state", "kind", "attempts", "exit_code", "what", "why"))
     for f in sorted(failures, key=lambda f: f.name):
         cells = (f.name, _state(f), f.kind, str(f.attempt), str(f.exit_code), f.what, f.why)
@@ -153,7 +153,7 @@ def event_rows(out: Path) -> Iterator[Row]:
 
 def _csv_line(cells: Iterable[object]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().encode("utf-8", "replace")
 
 

@@ -182,8 +182,10 @@ class _Copy:
         if job.bytes > self._limit:
             raise self._too_large(job.bytes)
         system, path = _open_system(job.url)
+        with _as_unreachable(job.url):
+            source = system.open(path, "rb")
         try:
-            with self._folder.writer(self._path, job.mtime_ns) as target, system.open(path, "rb") as source:
+            with source, self._folder.writer(self._path, job.mtime_ns) as target:
                 done = 0
                 while not self._given_up and (data := _read(source, job.url)):
                     done += len(data)
