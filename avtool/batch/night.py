@@ -14,7 +14,7 @@ from avtool.batch.jobs import CANNOT_WRITE, FAILED, Hello, Job, Outcome, WorkerS
 from avtool.batch.journal import FolderClaims, Journal, failed_before
 from avtool.batch.local import LocalPool, processors
 from avtool.batch.plan import PROBERS, Choice, Inputs, PlanFeed, Planner, check_names
-from avtool.batch.report import Tally, write_summary, write_tables
+from avtool.batch.report import Tally, write_index, write_summary, write_tables
 from avtool.errors import BatchFailures, Interrupted, UsageError
 from avtool.files import check_writable
 from avtool.session import limits
@@ -43,6 +43,7 @@ class Night:
         fail_fast: begin nothing more after a failure.
         timeout_factor, timeout_floor, stage_bytes: see `WorkerSpec`.
         tables: write the tables of all events at the end.
+        report: write a page for each file, and one over all of them at the end.
     """
 
     names: Sequence[str]
@@ -64,6 +65,7 @@ class Night:
     timeout_floor: float = WorkerSpec.timeout_floor
     stage_bytes: int = WorkerSpec.stage_bytes
     tables: bool = True
+    report: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("workers", self.workers), ("threads", self.threads), ("limit", self.limit)):
@@ -80,7 +82,8 @@ class Night:
     @property
     def all_formats(self) -> dict[str, str]:
         """The format that says what is finished, and the others: name -> extension."""
-        return {"npz": "npz"} if self.task == "features" else extensions(dict.fromkeys(("json", *self.formats)))
+        pages = ("html",) if self.report else ()
+        return {"npz": "npz"} if self.task == "features" else extensions(dict.fromkeys(("json", *self.formats, *pages)))
 
 
 @dataclass(frozen=True)
@@ -256,3 +259,5 @@ def _close(night: Night, closed: Closed) -> None:
     changed = closed.tally.states["done"] or not (night.out / "events.csv").exists()
     if night.tables and night.task == "localize" and changed:
         write_tables(night.out)
+    if night.report and night.task == "localize":
+        write_index(night.out, closed.tally.failures)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from avtool import __version__
 from avtool.batch.jobs import FAILED, Outcome
 from avtool.batch.journal import FOLDER
 from avtool.errors import InputError
 from avtool.files import atomic_stream, write_atomic
-from avtool.timeline import from_json
+from avtool.timeline import Timeline, from_json
 
 EVENT_COLUMNS = ("file", "start", "end", "label", "score")
 ROWS_AT_ONCE = 50_000  # of a Parquet file's row groups
@@ -137,18 +138,42 @@ def write_tables(out: Path) -> int:
 
 def event_rows(out: Path) -> Iterator[Row]:
     """All events of all results below OUT, in the order of the files' names; `file` is the name below the root."""
+    for _, file, timeline in results(out):
+        for event in timeline.events:
+            yield Row(file, event.start, event.end, event.label, event.score)
+
+
+def results(out: Path) -> Iterator[tuple[Path, str, Timeline]]:
+    """Every result below OUT by name: its file, the name of its video below the root, the timeline."""
     for place, folders, names in os.walk(out):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         above = os.path.relpath(place, out)
         for name in sorted(name for name in names if name.endswith(_RESULT)):
+            path = Path(place, name)
             try:
-                timeline = from_json(Path(place, name).read_bytes())
+                timeline = from_json(path.read_bytes())
             except (OSError, InputError):
                 continue
             base = timeline.media.path.rpartition("/")[2]
-            file = base if above == os.curdir else f"{Path(above).as_posix()}/{base}"
-            for event in timeline.events:
-                yield Row(file, event.start, event.end, event.label, event.score)
+            yield path, base if above == os.curdir else f"{Path(above).as_posix()}/{base}", timeline
+
+
+def write_index(out: Path, failures: Iterable[Outcome]) -> None:
+    """Writes OUT/index.html: what failed, and a row for every result below OUT.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from avtool.formats.index import Entry, Failure, index
+
+    entries = []
+    for path, file, timeline in results(out):
+        page = path.with_name(path.name.removesuffix(_RESULT) + ".events.html")
+        link = (page if page.exists() else path).relative_to(out).as_posix()
+        warnings = tuple(notice.message for notice in timeline.warnings)
+        entries.append(Entry(file, link, timeline.media.duration, timeline.events, warnings))
+    failed = [Failure(f.name, f.what, f.why) for f in sorted(failures, key=lambda f: f.name)]
+    write_atomic(out / "index.html", index(entries, failed, out.resolve().name or "results", f"avtool {__version__}"))
 
 
 def _csv_line(cells: Iterable[object]) -> bytes:

@@ -103,6 +103,9 @@ def command(
     tables: Annotated[
         bool, typer.Option("--tables/--no-tables", help="Write OUT/events.csv, and .parquet with pyarrow, at the end.")
     ] = True,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page for each video, and OUT/index.html over all of them.")
+    ] = False,
     formats: options.Formats = None,
     model: options.Model = None,
     visual: options.Visual = None,
@@ -157,6 +160,7 @@ def command(
         timeout_floor,
         int(stage_gb * 1e9),
         tables,
+        report,
     )
     stopping = threading.Event()
     view = View(task)

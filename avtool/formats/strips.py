@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from avtool.formats.labels import classes, plain
@@ -12,6 +12,7 @@ from avtool.timeline import Event
 # dark. No information is in the colour alone.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#a6761d")
 _LANE, _BAR, _WIDTH, _NAME = 20, 14, 1000, 180  # pixels
+_MINI = (320, 24)  # pixels
 MOST_LANES = 40
 
 
@@ -51,26 +52,26 @@ def figure(events: Sequence[Event], duration: float) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def miniature(events: Sequence[Event], duration: float, order: Sequence[str], width: int = 320) -> str:
-    """All events of a file in one thin strip, a row per class.
+def miniature(events: Sequence[Event], duration: float, colours: Mapping[str, str]) -> str:
+    """All events of a file in one thin strip, a row per class; a few hundred bytes, for pages with thousands of them.
 
     Args:
         events: of one file.
         duration: seconds.
-        order: classes of all files, for their colours.
-        width: pixels.
+        colours: label -> colour.
     """
-    own = class_order(events)
-    row = max(2, 24 // max(1, len(own)))
-    scale = width / max(duration, 1e-3)
-    bars = [
-        _bar(0, own.index(e.label) * row, round(e.start * 1000), round(e.end * 1000), scale, _of(order, e.label), row)
-        for e in events
-    ]
-    height = max(24, row * len(own))
+    found = classes(events)
+    row = max(2, _MINI[1] // max(1, len(found)))
+    scale = _MINI[0] / max(duration, 1e-3) / 1000
+    paths = []
+    for number, (label, spans) in enumerate(found.items()):
+        y = number * row + row / 2
+        bars = "".join(dict.fromkeys(f"M{a * scale:.0f} {y:g}h{max(1.0, (b - a) * scale):.0f}" for a, b, _ in spans))
+        paths.append(f'<path d="{bars}" stroke="{colours[label]}" stroke-width="{row}"/>')
+    count = f"{len(events)} event{'s' * (len(events) != 1)}"
     return (
-        f'<svg class="mini" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'preserveAspectRatio="none" role="img" aria-label="{len(events)} events">{"".join(bars)}</svg>'
+        f'<svg class="mini" viewBox="0 0 {_MINI[0]} {max(_MINI[1], row * len(found))}" preserveAspectRatio="none" '
+        f'role="img" aria-label="{count}">{"".join(paths)}</svg>'
     )
 
 
@@ -80,10 +81,6 @@ def clock(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
     return f"{whole // 60}:{whole % 60:02}"
-
-
-def _of(order: Sequence[str], label: str) -> str:
-    return colour(order.index(label))
 
 
 def _bar(left: int, top: int, start: int, end: int, scale: float, fill: str, height: int) -> str:

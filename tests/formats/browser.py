@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FILLED = "document.documentElement.dataset.filled"  # of a report page: all its events are shown
 START_SECONDS = 60.0
 ANSWER_SECONDS = 60.0
 FLAGS = """
@@ -53,13 +54,13 @@ class Page:
                 return answer
             self._events.append(message)
 
-    def load(self, path: Path, width: int = 1280, height: int = 900) -> None:
+    def load(self, path: Path, width: int = 1280, height: int = 900, ready: str = FILLED) -> None:
         """Opens a file and waits until its script is ready."""
         self.size(width, height)
         self._events.clear()
         self.call("Page.bringToFront")  # nothing is drawn in a tab that is not seen
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.readyState === 'complete' && document.documentElement.dataset.filled")
+        self.wait(f"document.readyState === 'complete' && {ready}")
 
     def size(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
