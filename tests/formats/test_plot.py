@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from avtool.formats.plot import png
-from avtool.formats.strips import COLOURS, class_order, figure, miniature
+from avtool.formats.strips import COLOURS, figure, miniature
 from avtool.media.preview import jpeg
 from avtool.timeline import Event, Preview, Timeline
 from tests.cli.fakes import make_timeline
@@ -67,12 +69,19 @@ def test_mathematics_in_a_label_is_text() -> None:
 
 @pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
 def test_drawings_are_well_formed_and_within_their_frame(timeline: Timeline) -> None:
-    from xml.etree import ElementTree
+    root = ElementTree.fromstring(figure(timeline.events, timeline.media.duration))
+    wide = float(root.attrib["viewBox"].split()[2])
+    bars = [element for element in root.iter() if element.tag.endswith("rect")]
+    assert len(bars) == len(timeline.events)
+    assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) <= wide + 1.1 for bar in bars)
 
-    order = class_order(timeline.events)
-    for text in (figure(timeline.events, timeline.media.duration), miniature(timeline.events, 3600.0, order)):
-        root = ElementTree.fromstring(text)
-        wide = float(root.attrib["viewBox"].split()[2])
-        bars = [element for element in root.iter() if element.tag.endswith("rect")]
-        assert len(bars) == len(timeline.events)
-        assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) <= wide + 1.1 for bar in bars)
+
+@pytest.mark.parametrize("timeline", TIMELINES.values(), ids=TIMELINES)
+def test_a_strip_has_a_row_for_each_class(timeline: Timeline) -> None:
+    labels = {event.label for event in timeline.events}
+    root = ElementTree.fromstring(miniature(timeline.events, 3600.0, dict.fromkeys(labels, "#123456")))
+    paths = [element.attrib["d"] for element in root.iter() if element.tag.endswith("path")]
+    assert len(paths) == len(labels)
+    wide = float(root.attrib["viewBox"].split()[2])
+    bars = [re.fullmatch(r"(\d+) [\d.]+h(\d+)", bar) for path in paths for bar in path.split("M")[1:]]
+    assert all(bar and int(bar[1]) + int(bar[2]) <= wide + 1 for bar in bars)
