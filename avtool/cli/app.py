@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool import __version__, interrupts
-from avtool.cli import batch, console, export, extract, import_model, inspect, localize, weights
+from avtool.cli import batch, console, cut, export, extract, import_model, inspect, localize, view, weights
 from avtool.errors import AvtoolError, DeviceError, Interrupted, OutputError, UsageError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app = typer.Typer(
 for name, function, summary in (
     ("localize", localize.command, "Find what can be both heard and seen in videos."),
     ("export", export.command, "Write timelines in other formats."),
+    ("view", view.command, "Show a video or a timeline in the browser."),
+    ("cut", cut.command, "Write the events of timelines as clips."),
     ("extract-features", extract.command, "Write the features of videos as .npz."),
     ("batch", batch.command, "Localize every video of a folder, resumably."),
     ("import-model", import_model.command, "Make a model of an official CACE-Net checkpoint."),
