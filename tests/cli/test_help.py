@@ -28,7 +28,8 @@ IDS = [" ".join(("avtool", *path)) for path, _ in EVERY]
 
 def test_the_commands_are_these() -> None:
     assert [" ".join(path) for path, _ in EVERY] == [
-        "", "localize", "export", "view", "cut", "extract-features", "batch", "import-model", "models", "info", "doctor",
+        "", "localize", "export", "view", "cut", "extract-features", "batch", "import-model", "models", "info",
+        "doctor",
         "weights", "weights list", "weights fetch", "weights verify", "weights path", "weights import",
     ]  # fmt: skip
 
