@@ -20,7 +20,7 @@ from avtool.models import zoo
 from avtool.models.additive import AdditiveLocalizer
 from avtool.training.corpus import Corpus
 from avtool.training.localizer import Pair
-from avtool.training.quadruples import make
+from avtool.training.quadruples import encode, make, read
 from avtool.training.recipe import ask_additive, choose_thresholds, rates, trials
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
@@ -42,8 +42,8 @@ def main() -> None:
     pair = Pair("mini", catalog.VISUAL["mini"](CPU), catalog.AUDIO["mini"](CPU))
     folder = options.work / "quadruples"
     ask, count = ask_additive(localizer.network), len(corpus.classes)
-    val = trials(ask, count, pair, make(corpus, "val", 2, folder, 1))
-    test = trials(ask, count, pair, make(corpus, "test", options.per_class, folder, 2))
+    val = trials(ask, count, encode(corpus, pair, "val", 8, 1))
+    test = trials(ask, count, read(make(corpus, "test", options.per_class, folder, 2), pair))
     print(f"{len(test)} questions about {len({t.label for t in test})} classes; mean over classes")
     print(f"{'row':16s}{'kept':>8s}{'heard only rejected':>22s}{'seen only rejected':>22s}")
     thresholds = np.array(localizer.info.vocabulary.thresholds)

@@ -237,34 +237,21 @@ def wall(rng: np.random.Generator, saturation: tuple[float, float], value: tuple
     return canvas
 
 
-def clouds(rng: np.random.Generator, canvas: Canvas, bottom: float) -> None:
-    """Clouds above `bottom` (pixels), thinner towards it."""
-    height = np.arange(CANVAS[0])[:, None] / bottom
-    cover = np.clip(0.5 * noise(rng, CANVAS, 32, 5, aspect=2.2) + 0.1, 0, 1) * np.clip(1.15 - 0.6 * height, 0, 1)
-    canvas.pixels += (0.97 - canvas.pixels) * (0.85 * cover * (height < 1))[..., None].astype(np.float32)
-
-
 def _wrapped(pattern: Floats, row: Floats, column: Floats) -> Floats:
     return np.asarray(pattern[row.astype(int) % pattern.shape[0], column.astype(int) % pattern.shape[1]])
 
 
-class Hills:
-    """Wooded hills and clouds: nothing in sight makes a sound."""
+class Room:
+    """A bare wall and a window with closed curtains: nothing in sight makes a sound."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._canvas, (height, width) = Canvas(), CANVAS
-        sky = hsv(rng.uniform(0.55, 0.62), rng.uniform(0.3, 0.55), rng.uniform(0.7, 0.9))
-        self._canvas.paint(rectangle(0, 0, width, height), sky, hsv(0.1, 0.08, 0.95), ((0, 0), (0, 0.6 * height)))
-        clouds(rng, self._canvas, 0.6 * height)
-        x = np.linspace(-5, width + 5, 40)
-        for k in range(4):  # from far to near
-            y = height * (0.42 + 0.13 * k)
-            ridge = y - noise(rng, (4, 40), 9 - k, 3)[0] * (9 - k)
-            haze = np.array([1, 1, 1.25 - 0.1 * k])
-            green = hsv(0.24 + 0.02 * k, 0.25 + 0.1 * k, 0.62 - 0.09 * k) * haze
-            slope = [*zip(x, ridge, strict=True), (width + 5, height + 5), (-5, height + 5)]
-            woods = 0.09 * noise(rng, CANVAS, 2 + k, 3)
-            self._canvas.paint(slope, green * 1.1, green * 0.75, ((0, y - 10), (0, y + 60)), texture=woods)
+        self._canvas, (height, width) = wall(rng, (0.05, 0.2), (0.6, 0.85)), CANVAS
+        left, top, wide, tall = 0.25 * width, 0.15 * height, 0.5 * width, 0.6 * height
+        self._canvas.paint(rectangle(left - 6, top - 6, left + wide + 6, top + tall + 6), hsv(0.08, 0.3, 0.4))
+        cloth, folds = hsv(rng.uniform(0, 1), rng.uniform(0.2, 0.5), rng.uniform(0.5, 0.8)), 14
+        for k in range(folds):
+            x0, x1 = left + wide * k / folds, left + wide * (k + 1) / folds
+            self._canvas.paint(rectangle(x0, top, x1, top + tall), cloth * 1.15, cloth * 0.8, ((x0, 0), (x1, 0)))
 
     def draw(self, seconds: float, progress: float) -> Canvas:
         """See Scene."""

@@ -85,7 +85,7 @@ def script(seed: int) -> tuple[Truth, tuple[Shot, ...]]:
         # seen, heard, seconds at least, scene, sound
         ("accordion", "", 3.6, pictures.Accordion, sounds.quiet),
         ("siren", "siren", 5.0, pictures.Van, lambda r, s: sounds.siren(r, s, kind)),
-        ("", "bird", 3.6, pictures.Hills, sounds.birds),
+        ("", "bird", 3.6, pictures.Room, sounds.birds),
         ("clock", "clock", 5.0, lambda r: pictures.Clock(r, beats), lambda r, s: sounds.ticking(r, s, beats)),
     )
     shots: list[Shot] = []

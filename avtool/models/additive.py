@@ -1,8 +1,9 @@
 """`additive`: each medium votes for classes on its own, the votes are added, and a verifier asks whether both agree.
 
 A linear map per medium (closed-form ridge regression on normalised embeddings), a sum, and a logistic verifier with one
-weight per kind of evidence, shared by all classes. With two or three clips per class it generalises better than
-anything with a joint layer. Design after labelspace.md ("class logits of both modalities are added").
+weight per kind of evidence, shared by all classes that were learnt from the same kind of material. With two or three
+clips per class it generalises better than anything with a joint layer. Design after labelspace.md ("class logits of
+both modalities are added").
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from avtool.tensorfiles import check_shapes
 
 Floats = npt.NDArray[np.float32]
 CLIP = 6.0  # deviations beyond which a feature says no more
+BOUND = 20.0  # evidence beyond it says no more
 CONTEXT = 2  # rows on each side that a segment's votes are averaged over
-EVIDENCE = 12  # kinds of evidence per class and segment, in the order of `evidence`
+EVIDENCE = 18  # kinds of evidence per class and segment, in the order of `evidence`
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,8 @@ def evidence(visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: 
 
     Returns:
         (n, C, EVIDENCE): log-posterior fused, visual, audio; margin over the best other class visual, audio and the
-        smaller of the two; then the same six for the mean of the window, repeated in every segment.
+        smaller of the two; the logits themselves visual, audio and the smaller of the two, which know no competitor;
+        then the same nine for the mean of the window, repeated in every segment.
     """
     local = _kinds(_blur(visual, seen), _blur(audio, heard))
     whole = _kinds(_mean(visual, seen)[None], _mean(audio, heard)[None])
@@ -66,7 +69,8 @@ def evidence(visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: 
 
 def _kinds(visual: Floats, audio: Floats) -> Floats:
     v, a = margin(visual), margin(audio)
-    return np.stack([log_softmax(visual + audio), log_softmax(visual), log_softmax(audio), v, a, np.minimum(v, a)], 2)
+    posteriors = [log_softmax(visual + audio), log_softmax(visual), log_softmax(audio)]
+    return np.stack([*posteriors, v, a, np.minimum(v, a), visual, audio, np.minimum(visual, audio)], 2)
 
 
 def log_softmax(logits: Floats) -> Floats:
@@ -100,14 +104,15 @@ def _mean(logits: Floats, valid: npt.NDArray[np.bool_]) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Logistic weights over the kinds of evidence: (EVIDENCE,) and a bias."""
+    """Logistic weights of each class over the kinds of evidence: weight (C, EVIDENCE), bias (C,)."""
 
     weight: Floats
-    bias: float
+    bias: Floats
 
     def score(self, kinds: Floats) -> Floats:
         """(n, C, EVIDENCE) -> (n, C) in [0, 1]."""
-        return np.asarray(1 / (1 + np.exp(-np.clip(kinds @ self.weight + self.bias, -30, 30))), np.float32)
+        logits = np.einsum("nck,ck->nc", np.clip(kinds, -BOUND, BOUND), self.weight) + self.bias
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +148,8 @@ class Additive:
             for item in fields(owner := getattr(self, part.name)):
                 value = np.asarray(getattr(owner, item.name), np.float32)
                 tensor = torch.from_numpy(value.reshape(1) if value.ndim == 0 else value.copy())
-                out[f"{part.name}.{item.name}"] = tensor.half() if item.name == "weight" and value.ndim == 2 else tensor
+                large = isinstance(owner, Side) and item.name == "weight"
+                out[f"{part.name}.{item.name}"] = tensor.half() if large else tensor
         return out
 
     @classmethod
@@ -163,7 +169,7 @@ class Additive:
             return Side(mean, scale, weight, bias, float(sharpness[0]))
 
         def judge(name: str) -> Judge:
-            return Judge(array(f"{name}.weight"), float(array(f"{name}.bias")[0]))
+            return Judge(array(f"{name}.weight"), array(f"{name}.bias"))
 
         return cls(side("visual"), side("audio"), judge("both"), judge("ear"), judge("eye"))
 
@@ -175,7 +181,7 @@ def shapes(visual: int, audio: int, classes: int) -> dict[str, tuple[int, ...]]:
         out |= {f"{side}.mean": (size,), f"{side}.scale": (size,), f"{side}.weight": (size, classes)}
         out |= {f"{side}.bias": (classes,), f"{side}.sharpness": (1,)}
     for judge in ("both", "ear", "eye"):
-        out |= {f"{judge}.weight": (EVIDENCE,), f"{judge}.bias": (1,)}
+        out |= {f"{judge}.weight": (classes, EVIDENCE), f"{judge}.bias": (classes,)}
     return out
 
 

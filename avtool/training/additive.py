@@ -14,10 +14,12 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from avtool.models.additive import EVIDENCE, Additive, Judge, Side, evidence, log_softmax, normalise
+from avtool.models.additive import BOUND, EVIDENCE, Additive, Judge, Side, evidence, log_softmax, normalise
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+EAR, EYE = (2, 4, 7, 11, 13, 16), (1, 3, 6, 10, 12, 15)  # kinds of evidence that one medium gives alone
 ROWS_APART = 4  # every so many rows of a scene teach the verifier: neighbours say nearly the same
 
 
@@ -56,14 +58,20 @@ class FitConfig:
         scene_ridge: of the map fitted on composed scenes.
         audio_share: weight of sound's votes against the picture's.
         real_share: how much more a real row counts than a composed one when the two maps are balanced.
-        positive: how much more a true (class, row) counts than a wrong one for the verifier; sets the scale of scores.
+        positive: how much more a true (class, row) counts than a wrong one for the verifier.
+        foreign_wins: share of the real clips in which a class that only scenes show may outrank the clip's own.
+        centre, spread: a verifier's log-odds z become (z + centre) / spread, so that scores at which decisions are
+            made lie in the middle of [0, 1]; the order of scores stays.
     """
 
     ridge: float = 1.0
-    scene_ridge: float = 0.3
+    scene_ridge: float = 1.0
     audio_share: float = 0.75
-    real_share: float = 10.0
+    real_share: float = 3.0
     positive: float = 5.0
+    foreign_wins: float = 0.1
+    centre: float = 3.0
+    spread: float = 1.5
 
 
 def examples(items: Items) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
@@ -100,39 +108,40 @@ def scales(items: Items) -> tuple[Floats, Floats]:
 
 
 def fit_side(items: Items, ridge: float, scale: tuple[Floats, Floats] | None = None) -> Fitted:
-    """Weighted ridge regression in its dual form, with exact leave-one-item-out votes.
+    """Weighted ridge regression with exact leave-one-item-out votes.
 
-    With K = X X', alpha = (K + lambda W^-1)^-1 Y and M = (K + lambda W^-1)^-1, taking the examples G of one item out
-    changes alpha by -M[:, G] M[G, G]^-1 alpha[G] (standard block identity).
+    With A = X'WX + lambda I and theta = A^-1 X'Wy, taking the examples G of one item out changes theta by
+    -A^-1 X_G' (W_G^-1 - X_G A^-1 X_G')^-1 (y_G - X_G theta) (Woodbury identity).
     """
     x, y, w, owner = examples(items)
     mean, deviation = scale or scales(items)
     w = w / w.mean()
-    z = normalise(x, mean, deviation).astype(np.float64)
+    z = np.pad(normalise(x, mean, deviation).astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)  # a bias
     prior = (w[:, None] * y).sum(0) / w.sum()
-    target = y - prior
-    kernel = z @ z.T + 1.0  # + 1: a bias that is regularised like the rest
-    strength = ridge * float(np.mean(np.diag(kernel))) * float(len(z)) ** 0.5 / 10
-    inverse = np.linalg.inv(kernel + strength * np.diag(1 / w))
-    alpha = inverse @ target
-    side = Side(mean, deviation, (z.T @ alpha).astype(np.float32), (alpha.sum(0) + prior).astype(np.float32), 1.0)
-    return Fitted(side, _left_out(items, side, z, inverse, alpha, owner))
+    target, weighted = y - prior, z * w[:, None]
+    strength = ridge * float((z * z).sum(1).mean()) * float(len(z)) ** 0.5 / 10
+    inverse = np.linalg.inv(weighted.T @ z + strength * np.eye(z.shape[1]))
+    theta = inverse @ (weighted.T @ target)  # (D + 1, C); the bias is regularised like the rest
+    side = Side(mean, deviation, theta[:-1].astype(np.float32), (theta[-1] + prior).astype(np.float32), 1.0)
+    return Fitted(side, _left_out(items, side, z, w, inverse, target - z @ theta, owner))
 
 
 def _left_out(
     items: Items,
     side: Side,
-    z: npt.NDArray[np.float64],
-    inverse: npt.NDArray[np.float64],
-    alpha: npt.NDArray[np.float64],
+    z: Doubles,
+    weight: Floats,
+    inverse: Doubles,
+    residual: Doubles,
     owner: npt.NDArray[np.int64],
 ) -> Floats:
-    out, columns = side.votes(items.x), z.T.astype(np.float32)  # (D, E)
+    out = side.votes(items.x)
     for i in range(len(items.x)):
         group = np.flatnonzero(owner == i)
-        change = inverse[:, group] @ np.linalg.solve(inverse[np.ix_(group, group)], alpha[group])  # (E, C)
+        pull = inverse @ z[group].T  # (D + 1, G)
+        change = pull @ np.linalg.solve(np.diag(1 / weight[group]) - z[group] @ pull, residual[group])  # (D + 1, C)
         rows = normalise(items.x[i], side.mean, side.scale)
-        out[i] -= (rows @ columns) @ change.astype(np.float32) + change.sum(0).astype(np.float32)
+        out[i] -= rows @ change[:-1].astype(np.float32) + change[-1].astype(np.float32)
     return out
 
 
@@ -229,7 +238,8 @@ def fit(
     Returns:
         The network.
     """
-    seeing, hearing = (fit_medium(i, len(i.x) if clips is None else clips, config) for i in (visual, audio))
+    count = len(visual.x) if clips is None else clips
+    seeing, hearing = fit_medium(visual, count, config), fit_medium(audio, count, config)
     share = np.float32(config.audio_share)
     scenes = [
         Scene(
@@ -242,35 +252,87 @@ def fit(
         )
         for i, j in pairs
     ]
-    a = hearing.side
+    a, known = hearing.side, np.asarray(visual.labels[:count].any((0, 1)))
     louder = Side(a.mean, a.scale, a.weight, a.bias, a.sharpness * config.audio_share)
-    return Additive(seeing.side, louder, *fit_judges(scenes, config.positive))
+    own = [scene for scene, (i, j) in zip(scenes, pairs, strict=True) if i == j < count]
+    judges = (
+        _spread(lower_foreign(judge, own, known, config.foreign_wins), config)
+        for judge in fit_judges(scenes, config.positive, known)
+    )
+    return Additive(seeing.side, louder, *judges)
 
 
-def fit_judges(scenes: Sequence[Scene], positive: float = 1.0) -> tuple[Judge, Judge, Judge]:
+def _spread(judge: Judge, config: FitConfig) -> Judge:
+    scale = np.float32(1 / config.spread)
+    return Judge(judge.weight * scale, (judge.bias + np.float32(config.centre)) * scale)
+
+
+def lower_foreign(judge: Judge, real: Sequence[Scene], known: Bools, wins: float) -> Judge:
+    """Lower the classes that no real clip shows until left-out real clips get their own class first.
+
+    Hundreds of scenes stand behind such a class and would let it outrank classes that two or three clips taught.
+
+    Args:
+        judge: of events, or of one medium.
+        real: left-out scenes of real clips with their own sound.
+        known: (C,) classes that real clips show.
+        wins: share of the real clips in which a lowered class may still come first.
+    """
+    if not real or known.all():
+        return judge
+    peaks, truth = [], []
+    for scene in real:
+        kinds = evidence(scene.visual, scene.audio, scene.seen, scene.heard)
+        logits = np.einsum("nck,ck->nc", np.clip(kinds, -BOUND, BOUND), judge.weight) + judge.bias
+        peaks.append(logits[scene.seen & scene.heard].max(0, initial=-BOUND))
+        truth.append(int((scene.visible & scene.audible).sum(0).argmax()))
+    table = np.stack(peaks)
+    lead = np.where(known, -np.inf, table).max(1) - table[np.arange(len(table)), truth]  # of the best lowered class
+    step = min(0.0, -float(np.quantile(lead, 1 - wins)))
+    return Judge(judge.weight, np.where(known, judge.bias, judge.bias + step).astype(np.float32))
+
+
+def fit_judges(
+    scenes: Sequence[Scene], positive: float = 1.0, known: Bools | None = None
+) -> tuple[Judge, Judge, Judge]:
     """Logistic regressions on the evidence: audible and visible, audible, visible.
 
     Every (class, row) counts, a true one `positive` times as much as a wrong one.
+
+    Args:
+        scenes: left-out votes with their truth.
+        positive: see FitConfig.
+        known: (C,) classes that real clips show; they and the others get weights of their own, since votes that few
+            clips taught are to be trusted otherwise than votes that hundreds of scenes did. None: all alike.
     """
     kinds, truths = [], []
     for scene in scenes:
         rows = scene.seen & scene.heard
         table = evidence(scene.visual, scene.audio, scene.seen, scene.heard)[rows]  # (n, C, EVIDENCE)
         truth = np.stack([scene.visible & scene.audible, scene.audible, scene.visible], 2)[rows]  # (n, C, 3)
-        kinds.append(table[::ROWS_APART].reshape(-1, EVIDENCE))
-        truths.append(truth[::ROWS_APART].reshape(-1, 3))
+        kinds.append(table[::ROWS_APART])
+        truths.append(truth[::ROWS_APART])
     x, y = torch.from_numpy(np.concatenate(kinds)), torch.from_numpy(np.concatenate(truths)).float()
-    columns = (range(EVIDENCE), (2, 4, 8, 10), (1, 3, 7, 9))
-    return tuple(_logistic(x, y[:, k], columns[k], positive) for k in range(3))  # type: ignore[return-value]
+    count = x.shape[1]
+    groups = [np.ones(count, bool)] if known is None else [g for g in (known, ~known) if g.any()]
+    judges = []
+    for k, columns in enumerate((range(EVIDENCE), EAR, EYE)):
+        weight, bias = np.zeros((count, EVIDENCE), np.float32), np.zeros(count, np.float32)
+        for group in groups:
+            inside = torch.from_numpy(group)
+            found = _logistic(x[:, inside].flatten(0, 1), y[:, inside, k].flatten(), columns, positive)
+            weight[group], bias[group] = found
+        judges.append(Judge(weight, bias))
+    return judges[0], judges[1], judges[2]
 
 
-def _logistic(x: torch.Tensor, y: torch.Tensor, columns: Sequence[int], positive: float) -> Judge:
+def _logistic(x: torch.Tensor, y: torch.Tensor, columns: Sequence[int], positive: float) -> tuple[Floats, float]:
     """Maximum likelihood with weights that are never negative: more evidence never lowers a score."""
     kept = list(columns)
     raw = torch.full((len(kept),), -1.0, requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
     optimiser = torch.optim.LBFGS([raw, bias], lr=0.5, max_iter=60, line_search_fn="strong_wolfe")
-    inputs = x[:, kept].clamp(-20, 20)
+    inputs = x[:, kept].clamp(-BOUND, BOUND)
 
     def cost() -> torch.Tensor:
         optimiser.zero_grad()
@@ -284,4 +346,4 @@ def _logistic(x: torch.Tensor, y: torch.Tensor, columns: Sequence[int], positive
     optimiser.step(cost)
     weight = np.zeros(EVIDENCE, np.float32)
     weight[kept] = F.softplus(raw).detach().numpy()
-    return Judge(weight, float(bias.detach()))
+    return weight, float(bias.detach())

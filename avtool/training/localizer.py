@@ -24,7 +24,7 @@ from avtool.training.corpus import Corpus, LabelledClip, read_picture, read_soun
 log = logging.getLogger("avtool")
 GRID = Grid()
 CPU = torch.device("cpu")
-SCENES_APART = 3  # every so many composed picture scenes teach the verifier
+VERIFYING = 600  # composed picture scenes that teach the verifier, evenly taken from all
 EMPTY_EVERY = 12  # one scene in so many shows or sounds no class at all
 Floats = npt.NDArray[np.float32]
 
@@ -198,13 +198,13 @@ def _any(files: Sequence[Path], rng: np.random.Generator) -> Path:
 def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Pairs (visual item, audio item) for the verifier; the first `clips` items are real, the rest composed scenes.
 
-    Every clip twice with its own sound and once with another's; every third composed picture scene once with a sound of
-    its class and once with any; some composed scenes crossed with real clips.
+    Every clip twice with its own sound and once with another's; VERIFYING composed picture scenes once with a sound of
+    their class and once with any; some composed scenes crossed with real clips.
     """
     pairs = [(i, i) for i in range(clips)] * 2 + [(i, int(rng.integers(clips))) for i in range(clips)]
     scenes = len(visual.x) - clips
     shown, heard = np.asarray(visual.labels[clips:].any(1)), np.asarray(audio.labels[clips:].any(1))
-    for i in range(0, scenes, SCENES_APART):
+    for i in range(0, scenes, max(1, scenes // VERIFYING)):
         for label in np.flatnonzero(shown[i])[:1]:
             if len(same := np.flatnonzero(heard[:, label])):
                 pairs.append((clips + i, clips + int(rng.choice(same))))

@@ -33,17 +33,19 @@ from avtool.models.zoo import SPEC
 from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items, fit
 from avtool.training.corpus import Corpus, LabelledClip, folds
-from avtool.training.localizer import Pair, bank_items, clip_features, clip_items, teaching_pairs
+from avtool.training.localizer import Pair, bank_items, clip_items, teaching_pairs
 from avtool.training.loco import LoCoRecipe, Standard, train
-from avtool.training.quadruples import Quadruple, make
+from avtool.training.quadruples import Encoded, encode
 
 log = logging.getLogger("avtool")
 TIER_AP = 0.3  # out-of-fold average precision from which a class is in the default tier
 TIER_TIOU = 0.3
 FALSE_ALARMS = 0.004  # share of the clips of other classes in which a class may fire: a third of the clips in all
-SHRINKAGE = 8  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
+STRANGE = 0.01  # ... and share of composed scenes, whose material no clip resembles, in which a class of clips may fire
+SHRINKAGE = 4  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
+KEEPING = 0.08  # keeping true pairs is held to a standard higher by this: it falls most on pictures not chosen on
 LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
-SHOWN = 0.06  # no class is shown below this score: what lies lower is noise on clips that nobody composed
+LEVELS = 200  # thresholds that are tried
 FOLD_SEEDS = (0, 1, 2)
 SCENE_SECONDS = 10.0
 KINDS = ("kept", "heard only", "seen only")
@@ -109,12 +111,11 @@ def loco_candidates(network: LoCo, data: Standard, visual: Any, audio: Any, dura
     return cut_to(suppress(from_pyramid(pyramid_levels(output, np.ones(rows, bool)), Grid())), duration)
 
 
-def trials(ask: Ask, classes: int, pair: Pair, quadruples: Iterable[Quadruple]) -> list[Trial]:
+def trials(ask: Ask, classes: int, quadruples: Iterable[Encoded]) -> list[Trial]:
     """Ask about both classes of every quadruple in all four clips."""
     out = []
     for quad in quadruples:
-        for key, path in quad.files.items():
-            found = clip_features(path, pair)
+        for key, found in quad.clips.items():
             peaks = [best_scores(c, classes, quad.start, quad.end) for c in ask(found)]
             for letter, label in zip("ab", (quad.first, quad.second), strict=True):
                 kind = {(True, True): "kept", (False, True): "heard only", (True, False): "seen only"}.get(
@@ -144,7 +145,8 @@ def rates(answers: Sequence[Trial], thresholds: Mapping[int, float] | Floats, wh
 
 def choose_thresholds(answers: Sequence[Trial], which: int = 0) -> dict[int, float]:
     """For each class the threshold with the best worst of keeping and rejecting; few scenes lean on all of them."""
-    levels = np.linspace(LOWEST, HIGHEST, 94)
+    levels = np.unique(np.clip([t.scores[which] for t in answers], LOWEST, HIGHEST))
+    levels = np.unique(np.quantile(levels, np.linspace(0, 1, LEVELS)))
 
     def right(chosen: Sequence[Trial]) -> tuple[Floats, Floats]:
         hits, counts = np.zeros((len(KINDS), len(levels))), np.zeros((len(KINDS), 1))
@@ -160,6 +162,7 @@ def choose_thresholds(answers: Sequence[Trial], which: int = 0) -> dict[int, flo
     for label in sorted({t.label for t in answers}):
         hits, counts = right([t for t in answers if t.label == label])
         share = (hits + SHRINKAGE * pooled) / (counts + SHRINKAGE)
+        share[KINDS.index("kept")] -= KEEPING
         out[label] = float(levels[int(np.argmax(share.min(0) + 0.1 * share.mean(0)))])
     return out
 
@@ -236,6 +239,22 @@ def clip_thresholds(
     }
 
 
+def scene_peaks(ask: Ask, classes: int, quadruples: Iterable[Encoded]) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Label (M,) of every true pair of the quadruples and the best score of each class in it (M, C)."""
+    pairs = [
+        (label, quad.clips[key]) for quad in quadruples for key, label in (("aa", quad.first), ("bb", quad.second))
+    ]
+    peaks = np.stack([best_scores(ask(found)[0], classes) for _, found in pairs])
+    return np.array([label for label, _ in pairs]), peaks
+
+
+def strange_thresholds(labels: npt.NDArray[np.int64], peaks: Floats, chosen: Iterable[int]) -> dict[int, float]:
+    """The threshold at which a class fires in STRANGE of the scenes of other classes."""
+    return {
+        c: float(np.clip(np.quantile(peaks[labels != c, c], 1 - STRANGE), LOWEST, HIGHEST)) for c in sorted(set(chosen))
+    }
+
+
 def scene_ap(answers: Sequence[Trial]) -> dict[int, float]:
     """Average precision of each class over its composed scenes, true pairs against mismatched ones."""
     out = {}
@@ -268,37 +287,39 @@ class Material:
     visual: Items
     audio: Items
     bank: tuple[Items, Items]
-    quadruples: Sequence[Quadruple]
+    quadruples: Sequence[Encoded]
 
 
 def gather(corpus: Corpus, pair: Pair, work: Path, scenes: int, per_class: int) -> Material:
     """Features of the clips and of `scenes` composed scenes per medium; `per_class` validation quadruples a class."""
     visual, audio = clip_items(corpus, pair, work)
     bank = bank_items(corpus, pair, "train", scenes, work, visual.x.shape[1])
-    return Material(corpus, pair, visual, audio, bank, list(make(corpus, "val", per_class, work / "quadruples", 1)))
+    return Material(corpus, pair, visual, audio, bank, list(encode(corpus, pair, "val", per_class, 1)))
 
 
 def additive_release(name: str, material: Material, config: FitConfig) -> Release:
     """Fit the additive localizer on everything; thresholds and tiers from clips and scenes it was not fitted on."""
     m, clips = material, material.corpus.clips()
     network = fit_on(m.visual, m.audio, m.bank, config, 0)
-    answers = trials(ask_additive(network), len(m.corpus.classes), m.pair, m.quadruples)
+    answers = trials(ask_additive(network), len(m.corpus.classes), m.quadruples)
     runs = [out_of_fold(m.visual, m.audio, m.bank, clips, config, seed) for seed in FOLD_SEEDS]
     settings = {"nms": '"gaussian"', "sigma": "0.4"}
-    return _judged(name, "additive", network.tensors(), m.corpus, answers, runs, settings)
+    peaks = scene_peaks(ask_additive(network), len(m.corpus.classes), m.quadruples)
+    return _judged(name, "additive", network.tensors(), m.corpus, answers, peaks, runs, settings)
 
 
 def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
     """The same for a small LoCo; one seed of folds, as its training is the longest step."""
     m, clips = material, material.corpus.clips()
     network, data = train_loco(m.visual, m.audio, m.bank, recipe, 0)
-    answers = trials(ask_loco(network, data), len(m.corpus.classes), m.pair, m.quadruples)
+    answers = trials(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
     runs = [out_of_fold_loco(m.visual, m.audio, m.bank, clips, recipe, 0)]
     tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
     for side, (mean, scale) in zip(("visual", "audio"), data.sides, strict=True):
         tensors |= {f"{side}.mean": torch.from_numpy(mean), f"{side}.scale": torch.from_numpy(scale)}
     settings = {"nms": '"gaussian"', "sigma": "0.4", "config": f"'{describe(network.config)}'"}
-    return _judged(name, "loco", tensors, m.corpus, answers, runs, settings)
+    peaks = scene_peaks(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
+    return _judged(name, "loco", tensors, m.corpus, answers, peaks, runs, settings)
 
 
 def _judged(
@@ -307,14 +328,21 @@ def _judged(
     tensors: Mapping[str, torch.Tensor],
     corpus: Corpus,
     answers: Sequence[Trial],
+    peaks: tuple[npt.NDArray[np.int64], Floats],
     runs: Sequence[Sequence[Proposals]],
     settings: Mapping[str, str],
 ) -> Release:
-    """Thresholds and tiers; a class that both materials show must be quiet on foreign clips and right on scenes."""
+    """Thresholds and tiers.
+
+    A class that scenes show must be right on scenes; one that only clips show must be quiet on clips of other classes
+    and on scenes, as two clips are too few to ask what it keeps.
+    """
     clips, count = corpus.clips(), len(corpus.classes)
     real, composed = clip_thresholds(runs, clips, count), choose_thresholds(answers)
     log.info("%s: composed val at the chosen thresholds: %s", name, rates(answers, composed))
-    thresholds = tuple(round(max(SHOWN, real.get(c, 0.0), composed.get(c, 0.0)), 3) for c in range(count))
+    strange = strange_thresholds(*peaks, real)
+    chosen = {c: max(real[c], strange[c]) for c in real} | composed
+    thresholds = tuple(round(chosen[c], 4) for c in range(count))
     ap = {**scene_ap(answers), **clip_ap(runs, clips)}
     tiers = tuple("default" if ap[c] >= TIER_AP else "experimental" for c in range(count))
     log.info("%s: %d classes in the default tier", name, tiers.count("default"))
@@ -363,8 +391,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for option in ("--shared", "--work", "--out"):
         parser.add_argument(option, type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=1800)
-    parser.add_argument("--per-class", type=int, default=2)
+    parser.add_argument("--scenes", type=int, default=3600)
+    parser.add_argument("--per-class", type=int, default=8)
     parser.add_argument("--only", choices=("additive", "loco"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

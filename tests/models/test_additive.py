@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avtool.models.additive import (
+    BOUND,
     CLIP,
     CONTEXT,
     EVIDENCE,
@@ -23,6 +24,7 @@ from avtool.models.additive import (
     normalise,
     shapes,
 )
+from avtool.training.additive import EAR, EYE
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -47,10 +49,10 @@ def random_network(seed: int = 0) -> Additive:
     """Weights of the evidence are never negative, as fit gives them."""
     rng = np.random.default_rng(seed)
     judges = []
-    for used in (range(EVIDENCE), (2, 4, 8, 10), (1, 3, 7, 9)):
-        weight = np.zeros(EVIDENCE, np.float32)
-        weight[list(used)] = 0.2 * rng.random(len(used)).astype(np.float32)
-        judges.append(Judge(weight, 1.0))  # scores in the middle of the range
+    for used in (range(EVIDENCE), EAR, EYE):
+        weight = np.zeros((CLASSES, EVIDENCE), np.float32)
+        weight[:, list(used)] = 0.08 * rng.random((CLASSES, len(used))).astype(np.float32)
+        judges.append(Judge(weight, np.ones(CLASSES, np.float32)))  # scores in the middle of the range
     return Additive(random_side(rng, DV), random_side(rng, DA), *judges)
 
 
@@ -84,7 +86,8 @@ def lead(logits: list[float], c: int) -> float:
 def kinds(visual: list[float], audio: list[float], c: int) -> list[float]:
     both = [v + a for v, a in zip(visual, audio, strict=True)]
     leads = lead(visual, c), lead(audio, c)
-    return [posterior(both, c), posterior(visual, c), posterior(audio, c), *leads, min(leads)]
+    plain = visual[c], audio[c]
+    return [posterior(both, c), posterior(visual, c), posterior(audio, c), *leads, min(leads), *plain, min(plain)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -132,11 +135,14 @@ def test_votes_by_hand() -> None:
 
 
 def test_the_judge_is_logistic() -> None:
-    judge = Judge(np.arange(EVIDENCE, dtype=np.float32) / 10, 0.25)
-    table = floats(np.random.default_rng(0), 2, 3, EVIDENCE)
-    wanted = 1 / (1 + np.exp(-(table.astype(float) @ judge.weight + 0.25)))
-    np.testing.assert_allclose(judge.score(table), wanted, atol=1e-6)
-    assert judge.score(np.full((1, 1, EVIDENCE), 1e9, np.float32))[0, 0] <= 1
+    rng = np.random.default_rng(0)
+    judge, table = Judge(floats(rng, 3, EVIDENCE) / 10, floats(rng, 3)), 8 * floats(rng, 2, 3, EVIDENCE)
+    table[0, 1, 2], table[1, 2, 0] = 1e9, -1e9
+    for n in range(2):
+        for c in range(3):
+            bounded = np.clip(table[n, c].astype(float), -BOUND, BOUND)
+            wanted = 1 / (1 + math.exp(-(float(bounded @ judge.weight[c]) + float(judge.bias[c]))))
+            assert judge.score(table)[n, c] == pytest.approx(wanted, abs=1e-6)
 
 
 # ---------------------------------------------------------------- scores
@@ -204,7 +210,8 @@ def test_permuted_classes_give_permuted_scores() -> None:
     def permuted(side: Side) -> Side:
         return Side(side.mean, side.scale, side.weight[:, order], side.bias[order], side.sharpness)
 
-    other = Additive(permuted(network.visual), permuted(network.audio), network.both, network.ear, network.eye)
+    judges = (Judge(j.weight[order], j.bias[order]) for j in (network.both, network.ear, network.eye))
+    other = Additive(permuted(network.visual), permuted(network.audio), *judges)
     for a, b in zip(network.scores(*window), other.scores(*window), strict=True):
         np.testing.assert_allclose(a[:, order], b, atol=1e-6)
 

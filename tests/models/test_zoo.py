@@ -51,7 +51,9 @@ def network(classes: int = len(NAMES), seed: int = 0) -> Additive:
         weight = rng.standard_normal((size, classes)).astype(np.float32)
         return Side(np.zeros(size, np.float32), np.ones(size, np.float32), weight, np.zeros(classes, np.float32), 2.0)
 
-    judges = (Judge(rng.random(EVIDENCE).astype(np.float32), -1.0) for _ in range(3))
+    judges = (
+        Judge(rng.random((classes, EVIDENCE)).astype(np.float32), np.full(classes, -1, np.float32)) for _ in range(3)
+    )
     return Additive(side(4), side(5), *judges)
 
 
@@ -220,7 +222,7 @@ BAD_FILES: dict[str, Callable[[], bytes]] = {
     "no sizes": lambda: without("visual.mean"),
     "a tensor too many": lambda: changed(extra=torch.zeros(1)),
     "more classes": lambda: save(network(4).tensors()),
-    "too little evidence": lambda: changed(both__weight=torch.zeros(EVIDENCE - 1)),
+    "too little evidence": lambda: changed(both__weight=torch.zeros(3, EVIDENCE - 1)),
     "a bias that is a matrix": lambda: changed(visual__bias=torch.zeros(3, 1)),
     "sizes that differ": lambda: changed(audio__scale=torch.ones(6)),
     "NaN": lambda: changed(visual__bias=torch.full((3,), float("nan"))),

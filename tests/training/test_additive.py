@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from avtool.models.additive import CLIP, EVIDENCE, evidence
+from avtool.models.additive import BOUND, CLIP, EVIDENCE, Judge, evidence
 from avtool.training import additive as module
 from avtool.training.additive import (
     FitConfig,
@@ -22,6 +22,7 @@ from avtool.training.additive import (
     fit_judges,
     fit_medium,
     fit_side,
+    lower_foreign,
     scales,
     sharpen,
 )
@@ -275,9 +276,54 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 def test_weights_of_the_evidence_are_never_negative() -> None:
     both, ear, eye = fit_judges(scenes(60))
     for judge in (both, ear, eye):
-        assert judge.weight.shape == (EVIDENCE,) and judge.weight.min() >= 0 and judge.weight.max() > 0.01
-    assert np.flatnonzero(ear.weight).tolist() == [2, 4, 8, 10]  # sound alone
-    assert np.flatnonzero(eye.weight).tolist() == [1, 3, 7, 9]  # the picture alone
+        assert judge.weight.shape == (CLASSES, EVIDENCE) and judge.bias.shape == (CLASSES,)
+        assert judge.weight.min() >= 0 and judge.weight.max() > 0.01
+        assert (judge.weight == judge.weight[0]).all() and (judge.bias == judge.bias[0]).all()
+
+
+def test_one_medium_is_judged_by_its_own_evidence() -> None:
+    """Evidence that moves when only the other medium changes has no weight."""
+    _, ear, eye = fit_judges(scenes(60))
+    rng = np.random.default_rng(3)
+    first, second, third = (rng.standard_normal((ROWS, CLASSES)).astype(np.float32) for _ in range(3))
+    every = np.ones(ROWS, bool)
+    for judge, other in ((ear, (third, second)), (eye, (first, third))):
+        moved = evidence(first, second, every, every) != evidence(*other, every, every)
+        assert not judge.weight[:, moved.any((0, 1))].any() and judge.weight[:, ~moved.any((0, 1))].all()
+
+
+def test_classes_that_no_clip_shows_are_judged_apart() -> None:
+    """Votes of unknown classes are made three times as loud: their evidence must count for less."""
+    known = np.arange(CLASSES) < 3
+    loud = [replace(s, visual=s.visual * np.where(known, 1, 3).astype(np.float32)) for s in scenes(80)]
+    for judge in fit_judges(loud, 1.0, known):
+        assert (judge.weight[known] == judge.weight[0]).all() and (judge.weight[~known] == judge.weight[3]).all()
+        assert (judge.weight[0] != judge.weight[3]).any()
+    one_class = np.arange(CLASSES) < 1
+    assert fit_judges(scenes(40), 1.0, one_class)[0].weight.shape == (CLASSES, EVIDENCE)
+
+
+def test_foreign_classes_do_not_outrank_what_the_clips_show() -> None:
+    known = np.arange(CLASSES) < 3
+    judge, real = Judge(np.ones((CLASSES, EVIDENCE), np.float32), np.zeros(CLASSES, np.float32)), []
+    for s in scenes(240):
+        label = int(s.visible.any(0).argmax())
+        if s.audible[:, label].any() and label < 3:
+            real.append(replace(s, visual=s.visual + np.where(known, 0, 5).astype(np.float32)))
+
+    def lost(found: Judge) -> float:
+        wins = []
+        for s in real:
+            kinds = np.clip(evidence(s.visual, s.audio, s.seen, s.heard), -BOUND, BOUND)
+            peak = (np.einsum("nck,ck->nc", kinds, found.weight) + found.bias).max(0)
+            wins.append(peak[~known].max() > peak[int((s.visible & s.audible).any(0).argmax())])
+        return float(np.mean(wins))
+
+    lowered = lower_foreign(judge, real, known, 0.1)
+    assert lost(judge) > 0.3 and lost(lowered) <= 0.15
+    assert (lowered.bias[known] == 0).all() and (lowered.bias[~known] < 0).all()
+    assert lower_foreign(judge, real, np.ones(CLASSES, bool), 0.1) is judge
+    assert lower_foreign(judge, [], known, 0.1) is judge
 
 
 def test_judges_know_what_they_were_taught() -> None:
@@ -323,7 +369,7 @@ def test_the_fit_finds_what_both_media_say(clips: int | None) -> None:
 def test_the_judges_learn_from_the_pairs_as_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture's left-out votes with the sound's left-out votes, and the labels of each."""
     taught: list[Scene] = []
-    monkeypatch.setattr(module, "fit_judges", lambda found, *_: taught.extend(found) or original(found[:4]))
+    monkeypatch.setattr(module, "fit_judges", lambda found, *rest: taught.extend(found) or original(found, *rest))
     original = fit_judges
     visual, audio, config = items(12), items(12, 1, kind=1), FitConfig()
     pairs = [(0, 0), (0, 5), (7, 2), (11, 11)]

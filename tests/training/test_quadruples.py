@@ -13,7 +13,8 @@ from avtool.media.request import DecodeRequest, Picture, PictureSpec, Sound
 from avtool.training import quadruples
 from avtool.training.compose import RATE
 from avtool.training.corpus import Corpus
-from avtool.training.quadruples import Quadruple, make
+from avtool.training.localizer import GRID
+from avtool.training.quadruples import Encoded, Quadruple, encode, make, read
 from tests.training import small
 
 KEYS = {"aa", "ab", "ba", "bb"}
@@ -136,3 +137,33 @@ def test_only_files_of_the_split_are_read(
     monkeypatch.setattr(quadruples, "write_clip", lambda path, *_: path.write_bytes(b""))
     list(make(corpus, split, 3, tmp_path, 1))
     assert read and {p.name[: len(split)] for p in read} == {split}
+
+
+# ---------------------------------------------------------------- as features
+
+
+@pytest.fixture(scope="module")
+def encoded(corpus: Corpus) -> list[Encoded]:
+    return list(encode(corpus, small.encoders("mini"), "test", 2, 5))
+
+
+def test_features_without_files_are_drawn_by_the_same_law(made: list[Quadruple], encoded: list[Encoded]) -> None:
+    drawn = [(q.first, q.second, q.start, q.end) for q in made]
+    assert [(q.first, q.second, q.start, q.end) for q in encoded] == drawn
+    for quad in encoded:
+        assert set(quad.clips) == KEYS
+        for letter, other in ("ab", "ba"):
+            np.testing.assert_array_equal(quad.clips[letter * 2]["visual"], quad.clips[letter + other]["visual"])
+            np.testing.assert_array_equal(quad.clips[letter * 2]["audio"], quad.clips[other + letter]["audio"])
+        assert (quad.clips["aa"]["visual"] != quad.clips["bb"]["visual"]).any()
+        assert (quad.clips["aa"]["audio"] != quad.clips["bb"]["audio"]).any()
+
+
+def test_features_of_files_have_the_same_rows(made: list[Quadruple], encoded: list[Encoded]) -> None:
+    """The codec lies between both, so that numbers differ; what is heard and seen where does not."""
+    quad, direct = next(iter(read(made[:1], small.encoders("mini")))), encoded[0]
+    assert (quad.first, quad.second, quad.start, quad.end) == (direct.first, direct.second, direct.start, direct.end)
+    for key, clip in quad.clips.items():
+        assert clip["visual"].shape == direct.clips[key]["visual"].shape
+        assert clip["audio"].shape == direct.clips[key]["audio"].shape
+        assert clip["seen"].all() and clip["heard"].all() and len(clip["seen"]) == GRID.count(10.0)

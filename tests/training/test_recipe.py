@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,8 @@ from avtool.training.recipe import (
     out_of_fold,
     rates,
     scene_ap,
+    scene_peaks,
+    strange_thresholds,
     trials,
     write,
 )
@@ -117,6 +120,19 @@ def test_thresholds_from_clips_bound_the_false_alarms() -> None:
     assert got[1] == recipe.LOWEST
 
 
+def test_thresholds_from_scenes_bound_the_false_alarms_of_clip_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels, peaks = np.arange(400) % 4, rng.random((400, 6))
+    peaks[labels == 2, 2] = 5.0  # its own scenes do not count against a class
+    got = strange_thresholds(labels, peaks, [2, 5])
+    assert set(got) == {2, 5} and max(got.values()) <= recipe.HIGHEST
+    for label, threshold in got.items():
+        others = peaks[labels != label, label]
+        assert (
+            np.mean(others > threshold) <= recipe.STRANGE + 0.05 and np.mean(others > threshold - 0.05) > recipe.STRANGE
+        )
+
+
 def test_average_precision_of_clips_and_scenes() -> None:
     clips = [LabelledClip(Path("x"), label, 0, 5, 10) for label in (0, 0, 1)]
     right = [proposals((0, 5, c.label, 0.9)) for c in clips]
@@ -150,7 +166,21 @@ def release(material: Material) -> Release:
 def test_the_material(corpus: Corpus, material: Material) -> None:
     assert len(material.visual.x) == 6 and len(material.bank[0].x) == len(material.bank[1].x) == 48
     assert material.visual.x.shape[1] == material.bank[0].x.shape[1] and len(material.quadruples) == 6
-    assert {p.name[:3] for q in material.quadruples for p in q.files.values()} == {"val"}
+
+
+def test_peaks_of_true_pairs(material: Material) -> None:
+    """Only the clips in which the sound belongs to the picture, each with the class it shows."""
+    asked: list[float] = []
+
+    def ask(found: Mapping[str, Any]) -> list[Proposals]:
+        asked.append(float(found["visual"].sum() + found["audio"].sum()))
+        return [proposals((0, 10, 1, 0.25 * len(asked)))] * 3
+
+    quads = material.quadruples[:2]
+    labels, peaks = scene_peaks(ask, 3, quads)
+    assert labels.tolist() == [label for q in quads for label in (q.first, q.second)]
+    assert peaks.tolist() == [[0, 0.25 * k, 0] for k in range(1, 5)]
+    assert asked == [float(q.clips[k]["visual"].sum() + q.clips[k]["audio"].sum()) for q in quads for k in ("aa", "bb")]
 
 
 def test_questions_about_a_quadruple(material: Material) -> None:
@@ -161,7 +191,7 @@ def test_questions_about_a_quadruple(material: Material) -> None:
         asked.append(1)
         return [proposals((0, 10, 0, 0.9), (0, 10, 1, 0.3))] * 3
 
-    got = trials(ask, 3, PAIR, material.quadruples[:1])
+    got = trials(ask, 3, material.quadruples[:1])
     assert len(asked) == 4
     assert sorted((t.label, t.kind) for t in got) == [(c, k) for c in (0, 1) for k in sorted(recipe.KINDS)]
     assert {(t.label, round(t.scores[0], 3)) for t in got} == {(0, 0.9), (1, 0.3)}
