@@ -85,6 +85,7 @@ def download(
     resume: bool = True,
     room: int = 0,
     plain: bool = False,
+    done: Callable[[], bool] = lambda: False,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Brings the first of several equal files that can be had to `target`, going on where an earlier attempt stopped.
@@ -97,6 +98,7 @@ def download(
         resume: `check` knows the whole content, so that parts of different origin cannot be mistaken for it.
         room: bytes that must be free besides.
         plain: the addresses may be of http too, on any machine.
+        done: whether there is no need any more, asked after waiting for another process that had the same aim.
         on_progress: called as ("download", bytes here, bytes in all or 0).
 
     Raises:
@@ -107,7 +109,7 @@ def download(
     for url in urls:
         _require_address(url, plain)
     with partial(target, lambda: log.warning("another process downloads %s; waiting for it", target.name)) as part:
-        if target.is_file():  # that process has brought it meanwhile
+        if target.is_file() or done():  # that process has brought it meanwhile, and perhaps used it up
             return
         job = _Job(part, target, check, size, resume, room, _opener(plain), on_progress or (lambda *_: None))
         reasons = []

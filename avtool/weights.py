@@ -532,9 +532,19 @@ def fetch(
         return import_weights(put, name, weights_dir=weights_dir)
     if not target.is_file() or not _is_right(entry, target):
         _bring(entry, cache, target, accept_unpinned, offline, mirror, on_progress)
-    file = _sound(entry, weights_dir) or import_weights(target, name, accept_unpinned, weights_dir)
+    file = _sound(entry, weights_dir) or _import_once(entry, target, accept_unpinned, weights_dir)
     remove(target)
     return file
+
+
+def _import_once(entry: WeightsFile, target: Path, accept_unpinned: bool, weights_dir: Path | None) -> Path:
+    """Imports a download; another process may do so at the same time and take it away."""
+    try:
+        return import_weights(target, entry.name, accept_unpinned, weights_dir)
+    except WeightsError:
+        if not target.exists() and (file := _sound(entry, weights_dir)):
+            return file
+        raise
 
 
 def _sound(entry: WeightsFile, weights_dir: Path | None) -> Path | None:
@@ -588,6 +598,7 @@ def _bring(
             resume=entry.pinned,
             room=entry.size,
             plain=entry.pinned and bool(mirror),
+            done=lambda: find(entry, cache) is not None,
             on_progress=on_progress,
         )
     except download.DownloadError as error:

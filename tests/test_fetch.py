@@ -161,6 +161,24 @@ def test_a_download_that_was_not_converted(known: Path, server: Served, monkeypa
     assert not list((weights.cache_dir() / "downloads").iterdir())
 
 
+def test_another_process_was_quicker(known: Path, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had the file, converted it and took it away while this one waited, or while this one looked at it."""
+    file = weights.fetch("sure")
+    answers = iter([None, file])
+    monkeypatch.setattr(weights, "_sound", lambda *a: next(answers))
+    assert weights.fetch("sure") == file and len(server.requests) == 1
+    answers = iter([None, None, file])
+    target = weights.cache_dir() / "downloads" / "weights.pt"
+
+    def vanishes(source: Path, *_: object) -> Path:
+        source.unlink()
+        raise WeightsError(f"{source} cannot be read")
+
+    target.write_bytes(DATA)
+    monkeypatch.setattr(weights, "import_weights", vanishes)
+    assert weights.fetch("sure") == file and len(server.requests) == 1
+
+
 def test_damaged_weights_are_fetched_again(known: Path, server: Served, caplog: pytest.LogCaptureFixture) -> None:
     file = weights.fetch("sure")
     file.write_bytes(file.read_bytes()[:-1])
