@@ -174,7 +174,7 @@ class Extractor:
             protocol = protocol or {"cnn14": "per-second"}.get(name, "")
         readable = getattr(self._model, modality) if self._model else tuple(known)
         pools = {n: self._pool(make) if modality == "visual" else "gap" for n, make in known.items()}
-        makers = {n: partial(_make, make, pools[n], protocol, self.recipe.precision) for n, make in known.items()}
+        makers = {n: partial(_make, make, pools[n], protocol, self.recipe) for n, make in known.items()}
         return choose_encoder(modality, name or None, readable, makers, self.device)
 
     def _pool(self, entry: Any) -> str:
@@ -328,11 +328,11 @@ class Extractor:
         self.close()
 
 
-def _make(make: Any, pool: str, protocol: str, precision: str, device: torch.device) -> Encoder:
+def _make(make: Any, pool: str, protocol: str, recipe: Recipe, device: torch.device) -> Encoder:
     """One encoder of the catalog, with options only where some are asked for."""
     from avtool.features.encoders.catalog import Options
 
-    options = Options(pool=pool, precision=precision, protocol=protocol)
+    options = Options(pool, recipe.precision, protocol, recipe.tags and recipe.layout != "ave")
     encoder: Encoder = make(device, options)
     return encoder
 

@@ -440,7 +440,7 @@ def _as_read(
         return known
     from avtool.features.encoders.base import Options
 
-    options = Options(**{option: str(info.settings[option])})
+    options = replace(Options(), **{option: str(info.settings[option])})  # type: ignore[arg-type]
     return {name: partial(make, options=options) for name, make in known.items()}
 
 

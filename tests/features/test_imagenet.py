@@ -177,6 +177,18 @@ def test_caffe_features_are_those_of_the_network(features19: nn.Module, tmp_path
     assert logits is None and maps.shape == (1, 7, 7, 512) and far(maps.permute(0, 3, 1, 2), expected) < CLOSE
 
 
+def test_class_scores_can_be_left_out(features19: nn.Module) -> None:
+    """Then the dense layers, most of the memory, are not held."""
+    with torch.device("meta"):
+        top = torchvision.models.vgg19(weights=None).classifier.state_dict()
+    state = {**features19.state_dict(), **{f"classifier.{name}": value for name, value in top.items()}}
+    network = vgg.Vgg19(state, CPU, top=False)
+    assert not network.top and network.classifier is None
+    with torch.inference_mode():
+        maps, logits = network(torch.zeros(1, 3, 64, 64))
+    assert maps.shape == (1, 512, 2, 2) and logits is None
+
+
 def test_keras_first_dense_layer_reads_the_map_row_by_row() -> None:
     torch.manual_seed(0)
     maps, kernel = torch.randn(2, 512, 7, 7), torch.randn(7 * 7 * 512, 5)

@@ -227,16 +227,16 @@ def _vgg19(device: torch.device, options: Options) -> Encoder:
     from avtool.features.encoders import vgg
 
     state, sha = _state("vgg19", vgg.from_upstream)
-    network = vgg.Vgg19(state, device, options.precision)
-    size, scale = Size(vgg.SHORT), imagenet(dtype_of(options.precision))
-    return _looking("vgg19", network, vgg.CHANNELS, 1000, size, scale, sha, options, vgg.AT_ONCE)
+    network = vgg.Vgg19(state, device, options.precision, options.tags)
+    size, scale, tags = Size(vgg.SHORT), imagenet(dtype_of(options.precision)), 1000 if network.top else 0
+    return _looking("vgg19", network, vgg.CHANNELS, tags, size, scale, sha, options, vgg.AT_ONCE)
 
 
 def _vgg19_caffe(device: torch.device, options: Options) -> Encoder:
     from avtool.features.encoders import vgg
 
     state, sha = _state("vgg19-caffe", vgg.from_keras)
-    network = vgg.Vgg19(state, device, options.precision)
+    network = vgg.Vgg19(state, device, options.precision, options.tags)
     size, scale = Size(None), caffe(dtype_of(options.precision))
     return _looking(
         "vgg19-caffe", network, vgg.CHANNELS, 1000 if network.top else 0, size, scale, sha, options, vgg.AT_ONCE

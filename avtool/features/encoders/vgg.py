@@ -91,10 +91,15 @@ class Vgg19:
     """The network for inference.
 
     Input: (B, 3, H, W), normalised by `pictures.imagenet` (torchvision) or `pictures.caffe`.
-    Output: map after the last pooling (B, 512, H / 32, W / 32) and logits (B, 1000), None if the file had no top.
+    Output: map after the last pooling (B, 512, H / 32, W / 32) and logits (B, 1000), None without a top.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], device: torch.device, precision: str = "float32") -> None:
+    def __init__(
+        self, state: Mapping[str, Tensor], device: torch.device, precision: str = "float32", top: bool = True
+    ) -> None:
+        """With `top` False, or where the state dict has none, the dense layers are left out."""
+        if not top:
+            state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
         self.top = any(name.startswith("classifier.") for name in state)
         net: Any = fill(_shell(self.top), state, "vgg19").to(device, dtype_of(precision))
         self.layers = [Conv(layer, None, "relu") for layer in net.features if isinstance(layer, nn.Conv2d)]
