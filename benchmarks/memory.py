@@ -1,70 +1,130 @@
-"""Memory and time of decoding a very long film: 3 hours of 360p25 with sound, made cheaply.
+"""Memory of a very long film: 3 hours of 360p25 with sound, made cheaply.
 
-Prints the resident memory (RSS) over the file and its peak, in this process and, with --child, of parent and child
-together (shared pages counted twice, so the sum is an upper bound).
+Prints memory over time and its peak: of the whole command `avtool localize`, all its processes together (PSS: a page
+that several share counts once), or, with --decode, of decoding alone in this process (RSS). Exit code 1 where the peak
+of the whole command is above 1.2 GB.
 
-    python benchmarks/memory.py [--hours 3] [--child] [--file FILE]
+    python benchmarks/memory.py [--hours 3] [--file FILE] [--decode]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import resource
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from avtool.media.child import DecodeChild
 from avtool.media.decoding import decode
 from avtool.media.request import DecodeReport, DecodeRequest, PictureSpec, Sound
 from tests.synth import long_film
 
+REPO = Path(__file__).resolve().parents[1]
+LIMIT = 1.2e9  # bytes
+EVERY = 0.5  # seconds between two looks
 REPORT_SECONDS = 900  # of the film
 RATE = 32_000
 
 
-def resident(process: int) -> int:
-    """Resident bytes of a process."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+def tree(root: int) -> Iterator[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(entry.parent.name)] = int(entry.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {root}
+    while more := {p for p, parent in parents.items() if parent in found} - found:
+        found |= more
+    yield from found
 
 
-def run(path: Path, in_child: bool) -> None:
-    """Decodes the film as feature extraction does and prints memory along the way."""
-    request = DecodeRequest(PictureSpec(short=160), RATE)
-    peak, next_report, begin = 0, 0.0, time.monotonic()
-    with DecodeChild() as child:
-        if not in_child:
-            child.close()
-        items = child.decode(path, request) if in_child else decode(path, request)
-        for item in items:
-            if isinstance(item, DecodeReport):
-                notices = item.notices or "no notices"
-                print(f"decoded until {item.decoded_until:.1f} s, lost {item.lost_seconds:.1f} s, {notices}")
-            elif isinstance(item, Sound):
-                now = resident(os.getpid())
-                if in_child and child._process is not None:
-                    now += resident(child._process.pid)
-                peak = max(peak, now)
-                if item.start >= next_report * RATE:
-                    print(f"{item.start / RATE / 60:6.0f} min of the film: {now / 2**20:6.0f} MiB")
-                    next_report += REPORT_SECONDS
-    print(f"peak {peak / 2**20:.0f} MiB, {time.monotonic() - begin:.0f} s of wall time")
+def pss(process: int) -> int:
+    """Proportional set size in bytes; 0 where the process is gone."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def whole(path: Path, folder: Path) -> int:
+    """Runs the command, prints memory at steps of the film and the peak of each stage; returns the peak in bytes."""
+    command = [sys.executable, "-m", "avtool", "localize", str(path), "-o", str(folder), "--progress", "json"]
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    begin = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stderr is not None
+        peaks: dict[str, int] = {}
+        stage = ["start"]
+
+        def watch() -> None:
+            while process.poll() is None:
+                now = sum(pss(number) for number in tree(process.pid))
+                peaks[stage[0]] = max(peaks.get(stage[0], 0), now)
+                time.sleep(EVERY)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        next_report = 0.0
+        for line in process.stderr:
+            record = json.loads(line)
+            if "stage" not in record:
+                print(record, flush=True)
+                continue
+            stage[0] = record["stage"]
+            if stage[0] == "features" and record["done"] >= next_report:
+                now = sum(pss(number) for number in tree(process.pid))
+                print(f"{record['done'] / 60:6.0f} min of the film: {now / 1e6:6.0f} MB", flush=True)
+                next_report += REPORT_SECONDS
+        watcher.join()
+    if process.returncode:
+        raise SystemExit(f"avtool localize failed with exit code {process.returncode}")
+    for name, value in peaks.items():
+        print(f"peak while {name}: {value / 1e6:.0f} MB")
+    peak = max(peaks.values())
+    print(f"peak {peak / 1e6:.0f} MB of {LIMIT / 1e6:.0f} MB (PSS, all processes), {time.monotonic() - begin:.0f} s")
+    return peak
+
+
+def decoding(path: Path) -> None:
+    """Decodes the film as feature extraction does and prints this process's resident memory along the way."""
+    next_report, peak = 0.0, 0
+    for item in decode(path, DecodeRequest(PictureSpec(short=160), RATE)):
+        if isinstance(item, DecodeReport):
+            notices = item.notices or "no notices"
+            print(f"decoded until {item.decoded_until:.1f} s, lost {item.lost_seconds:.1f} s, {notices}")
+        elif isinstance(item, Sound):
+            now = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            peak = max(peak, now)
+            if item.start >= next_report * RATE:
+                print(f"{item.start / RATE / 60:6.0f} min of the film: {now / 1e6:6.0f} MB")
+                next_report += REPORT_SECONDS
+    print(f"peak {peak / 1e6:.0f} MB (RSS)")
 
 
 def main() -> None:
+    """Prints the figures; exit code 1 above the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=3.0)
-    parser.add_argument("--child", action="store_true")
     parser.add_argument("--file", type=Path)
+    parser.add_argument("--decode", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.file or long_film(Path(folder) / "long.mp4", options.hours * 3600)
-        print(f"{path.stat().st_size / 2**20:.0f} MiB of film")
-        run(path, options.child)
+        print(f"{path.stat().st_size / 1e6:.0f} MB of film", flush=True)
+        if options.decode:
+            return decoding(path)
+        if whole(path, Path(folder) / "out") > LIMIT:
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -272,20 +272,20 @@ class _Reader:
                 count = min(size - at, self._end - self._start)
                 view[at : at + count] = self._store[self._start : self._start + count]
                 self._start += count
-            elif size - at >= READ_BYTES:
-                count = self._read(view[at:])
             else:
-                self._start, self._end, count = 0, self._read(self._store), 0
+                count = self._read(view[at:])
             at += count
         return data
 
     def _read(self, into: memoryview) -> int:
+        """Fills `into` as far as it can, and the store with what comes after it; how much of `into` was filled."""
         if not self._poll.poll(self._stall * 1000):
             raise _Gone(hung=True)
-        count = os.readv(self._fd, [into])
+        count = os.readv(self._fd, [into, self._store])
         if not count:
             raise _Gone
-        return count
+        self._start, self._end = 0, max(0, count - len(into))
+        return min(count, len(into))
 
 
 class _Gone(Exception):
