@@ -81,7 +81,9 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def margin(logits: Floats) -> Floats:
-    """Logit of each class minus the largest other one, (n, C) -> (n, C)."""
+    """Logit of each class minus the largest other one, (n, C) -> (n, C); minus 0 where there is no other."""
+    if logits.shape[1] < 2:
+        return logits
     best = np.partition(logits, -2, axis=1)[:, -2:]  # second best, best
     rival: Floats = np.where(logits == best[:, 1:], best[:, :1], best[:, 1:])
     return logits - rival

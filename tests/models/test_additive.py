@@ -111,6 +111,15 @@ def test_margin_with_ties(logits: list[float]) -> None:
     assert got.tolist() == [lead(logits, c) for c in range(len(logits))]
 
 
+def test_a_vocabulary_of_one_class_has_no_rival() -> None:
+    rng, everywhere = np.random.default_rng(0), np.ones(ROWS, bool)
+    np.testing.assert_array_equal(margin(np.array([[3.0], [-2.0]], np.float32)), [[3], [-2]])
+    visual, audio = floats(rng, ROWS, 1), floats(rng, ROWS, 1)
+    got = evidence(visual, audio, everywhere, everywhere)
+    assert got.shape == (ROWS, 1, EVIDENCE) and np.isfinite(got).all()
+    np.testing.assert_allclose(got[:, 0, 3], [blurred(visual, everywhere, row)[0] for row in range(ROWS)], atol=1e-5)
+
+
 def test_log_softmax_of_large_numbers() -> None:
     logits = np.array([[1000.0, 999.0, -1000.0]], np.float32)
     np.testing.assert_allclose(log_softmax(logits)[0], [posterior([1000.0, 999.0, -1000.0], c) for c in range(3)])
