@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool import __version__, interrupts
-from avtool.cli import batch, console, cut, export, extract, import_model, inspect, localize, view, weights
+from avtool.cli import batch, console, cut, evaluate, export, extract, import_model, inspect, localize, view, weights
 from avtool.errors import AvtoolError, DeviceError, Interrupted, OutputError, UsageError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ for name, function, summary in (
     ("doctor", inspect.doctor, "Check this installation."),
 ):
     app.command(name, short_help=summary)(function)
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(weights.app, name="weights")
 
 

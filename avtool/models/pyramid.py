@@ -97,24 +97,42 @@ class PyramidLocalizer:
             UsageError: the features come from other encoders than the model reads.
         """
         part = features.part(start, stop)
-        inputs = []
-        config = self.network.config
-        for side, value, width in zip(
-            SIDES, (part.visual, part.audio), (config.visual_dim, config.audio_dim), strict=True
-        ):
-            if value is None or value.ndim != 2 or value.shape[1] != width:
-                raise UsageError(f"{self.info.name} cannot read these {side} features", f"it needs (N, {width})")
-            ready = standardise(value, *self._sides[side]) if side in self._sides else value.astype(np.float32)
-            inputs.append(torch.from_numpy(ready)[None])
-        device = next(self.network.parameters()).device
-        mask = torch.ones(1, stop - start, dtype=torch.bool, device=device)
         with torch.inference_mode():
-            output = self.network(inputs[0].to(device), inputs[1].to(device), mask)
+            output = self.network(*self.inputs(part))
         present = part.seen & part.heard
         levels = pyramid_levels(output, present)
         curve = (1 / (1 + np.exp(-levels[0].logits))).astype(np.float32) * present[:, None]
         nothing = np.zeros_like(curve)  # a joint network has no opinion of one medium alone
         return WindowOutput(start, stop, curve, nothing, nothing, levels=levels)
+
+    def judge(self, visual: Floats, audio: Floats) -> tuple[PyramidLevel, ...]:
+        """The pyramid of one whole video, from its features (N, Dv) and (N, Da).
+
+        Raises:
+            UsageError: the features do not fit the network.
+        """
+        with torch.inference_mode():
+            return pyramid_levels(self.network(*self._ready(visual, audio)))
+
+    def inputs(self, part: Features) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the network reads: visual (1, N, Dv), audio (1, N, Da), mask (1, N), on its device.
+
+        Raises:
+            UsageError: the features come from other encoders than the model reads.
+        """
+        return self._ready(part.visual, part.audio)
+
+    def _ready(self, visual: Floats | None, audio: Floats | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ready = []
+        config = self.network.config
+        for side, value, width in zip(SIDES, (visual, audio), (config.visual_dim, config.audio_dim), strict=True):
+            if value is None or value.ndim != 2 or value.shape[1] != width:
+                raise UsageError(f"{self.info.name} cannot read these {side} features", f"it needs (N, {width})")
+            plain = standardise(value, *self._sides[side]) if side in self._sides else value.astype(np.float32)
+            ready.append(torch.from_numpy(plain)[None])
+        device = next(self.network.parameters()).device
+        mask = torch.ones(ready[0].shape[:2], dtype=torch.bool, device=device)
+        return ready[0].to(device), ready[1].to(device), mask
 
 
 def describe(config: LoCoConfig | UnAVConfig) -> str:

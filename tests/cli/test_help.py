@@ -30,6 +30,8 @@ def test_the_commands_are_these() -> None:
     assert [" ".join(path) for path, _ in EVERY] == [
         "", "localize", "export", "view", "cut", "extract-features", "batch", "import-model", "models", "info",
         "doctor",
+        "evaluate", "evaluate ave", "evaluate cml", "evaluate detections", "evaluate dense", "evaluate clips",
+        "evaluate cost", "evaluate pictures",
         "weights", "weights list", "weights fetch", "weights verify", "weights path", "weights import",
     ]  # fmt: skip
 
