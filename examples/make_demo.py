@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 RATE, FPS = sounds.RATE, 15  # Hz, pictures a second
 PEAK = 0.9
+H264 = {"crf": "27", "preset": "medium", "flags": "+bitexact", "x264-params": "asm=0"}
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,13 @@ def film(seed: int, shots: tuple[Shot, ...]) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def write(path: Path, film: Iterator[npt.NDArray[np.uint8]], sound: npt.NDArray[np.float32]) -> None:
-    """Encode pictures and sound as H.264 and AAC in MP4; one thread, so that the same pictures give the same bytes."""
+    """Encode pictures and sound as H.264 and AAC in MP4.
+
+    One thread and no assembly, so that the same pictures give the same bytes: x264's fast paths depend on how the
+    memory of a picture happens to be aligned.
+    """
     with av.open(str(path), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as out:
-        video = out.add_stream("libx264", FPS, options={"crf": "27", "preset": "medium", "flags": "+bitexact"})
+        video = out.add_stream("libx264", FPS, options=H264)
         video.width, video.height, video.pix_fmt = pictures.WIDTH, pictures.HEIGHT, "yuv420p"
         video.codec_context.thread_count = 1
         audio = out.add_stream("aac", RATE, options={"flags": "+bitexact"})

@@ -175,8 +175,11 @@ def test_from_the_first_line_on(start: Start, delay_ms: int, signum: int, tmp_pa
     wait_for(tmp_path / "ready", process)
     time.sleep(delay_ms / 1000)
     seconds, said = stop(process, signum)
-    assert process.returncode == 130, said
     assert seconds < PATIENCE
+    if process.returncode == 0:  # the signal came after the work was done
+        assert not said and delay_ms > 300
+        return
+    assert process.returncode == 130, said
     assert said.count("\n") == 1 and said.startswith("interrupted")
 
 
