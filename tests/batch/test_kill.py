@@ -181,20 +181,21 @@ def test_a_folder_that_becomes_read_only(videos: Videos, start: Start, tmp_path:
     if mounted.returncode:
         pytest.skip("a file system of its own cannot be mounted here")
     try:
-        folder = videos(*NAMES)
+        names = [f"0-{i}.mp4" for i in range(4)] + [f"slow-1.0-{i}.mp4" for i in range(4)]
+        folder = videos(*names)
 
         def run() -> subprocess.Popen[bytes]:
             return start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
 
         process = run()
-        wait_until(lambda: len(lines(log, "done")) >= 3)
+        wait_until(lambda: len(lines(log, "done")) >= 3)  # at least two seconds of work are left
         wait_until(lambda: not subprocess.run(["mount", "-o", "remount,ro", str(out)], capture_output=True).returncode)
         assert ended(process) == 6
         assert process.stderr is not None
         assert "read-only" in process.stderr.read().decode()
         subprocess.run(["mount", "-o", "remount,rw", str(out)], check=True)
         assert ended(run()) == 0
-        assert set(lines(log, "done")) == set(NAMES) and temporaries(out) == []
+        assert set(lines(log, "done")) == set(names) and temporaries(out) == []
     finally:
         subprocess.run(["umount", "-l", str(out)], check=True)
 
