@@ -1,7 +1,8 @@
 """Fits the `additive` localizer in closed form, and its verifier on answers of maps that never saw the clip.
 
 Both media are fitted apart from each other on items (scenes or clips): what is heard, what is seen. The verifier is
-fitted on pairs of items, matched and mismatched, scored with the item left out of its own map (leave-one-out ridge).
+fitted on pairs of items, matched and mismatched, scored with all items of the same file left out of the map
+(leave-one-file-out ridge).
 """
 
 from __future__ import annotations
@@ -32,21 +33,25 @@ class Items:
         valid: (M, T) rows that exist.
         labels: (M, T, C) what is audible (visible) in each row.
         weight: (M,) how much an item counts.
+        source: (M,) int64; items with the same number show (sound) the same file, and are left out together.
     """
 
     x: Floats
     valid: Bools
     labels: Bools
     weight: Floats
+    source: npt.NDArray[np.int64]
 
     def take(self, index: npt.NDArray[np.int64]) -> Items:
         """The items at `index`."""
-        return Items(self.x[index], self.valid[index], self.labels[index], self.weight[index])
+        return Items(self.x[index], self.valid[index], self.labels[index], self.weight[index], self.source[index])
 
     @staticmethod
     def join(parts: Sequence[Items]) -> Items:
-        """All items of several sets of equal T and C."""
-        return Items(*(np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "valid", "labels", "weight")))
+        """All items of several sets of equal T and C, which share no files."""
+        arrays = {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "valid", "labels", "weight")}
+        shifts = np.cumsum([0, *(int(p.source.max(initial=-1)) + 1 for p in parts)])
+        return Items(**arrays, source=np.concatenate([p.source + s for p, s in zip(parts, shifts, strict=False)]))
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Fitted:
     """A fitted side with what leave-one-out needs."""
 
     side: Side
-    loo: Floats  # (M, T, C) votes (before sharpness) of each item by the map that never saw it
+    loo: Floats  # (M, T, C) votes (before sharpness) of each item by the map that never saw its file
 
 
 def scales(items: Items) -> tuple[Floats, Floats]:
@@ -108,9 +113,9 @@ def scales(items: Items) -> tuple[Floats, Floats]:
 
 
 def fit_side(items: Items, ridge: float, scale: tuple[Floats, Floats] | None = None) -> Fitted:
-    """Weighted ridge regression with exact leave-one-item-out votes.
+    """Weighted ridge regression with exact leave-one-file-out votes.
 
-    With A = X'WX + lambda I and theta = A^-1 X'Wy, taking the examples G of one item out changes theta by
+    With A = X'WX + lambda I and theta = A^-1 X'Wy, taking the examples G of one file out changes theta by
     -A^-1 X_G' (W_G^-1 - X_G A^-1 X_G')^-1 (y_G - X_G theta) (Woodbury identity).
     """
     x, y, w, owner = examples(items)
@@ -136,12 +141,13 @@ def _left_out(
     owner: npt.NDArray[np.int64],
 ) -> Floats:
     out = side.votes(items.x)
-    for i in range(len(items.x)):
-        group = np.flatnonzero(owner == i)
+    for source in np.unique(items.source):
+        members = np.flatnonzero(items.source == source)
+        group = np.flatnonzero(np.isin(owner, members))
         pull = inverse @ z[group].T  # (D + 1, G)
         change = pull @ np.linalg.solve(np.diag(1 / weight[group]) - z[group] @ pull, residual[group])  # (D + 1, C)
-        rows = normalise(items.x[i], side.mean, side.scale)
-        out[i] -= rows @ change[:-1].astype(np.float32) + change[-1].astype(np.float32)
+        rows = normalise(items.x[members], side.mean, side.scale)
+        out[members] -= rows @ change[:-1].astype(np.float32) + change[-1].astype(np.float32)
     return out
 
 

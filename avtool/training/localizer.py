@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +55,9 @@ def clip_items(corpus: Corpus, pair: Pair, work: Path) -> tuple[Items, Items]:
     with np.load(cache) as archive:
         table = {k: archive[k] for k in archive.files}
     truth = clip_labels(clips, table["seen"], len(corpus.classes))
-    weight = np.ones(len(clips), np.float32)
-    return Items(table["visual"], table["seen"], truth & table["seen"][..., None], weight), Items(
-        table["audio"], table["heard"], truth & table["heard"][..., None], weight
+    weight, source = np.ones(len(clips), np.float32), np.arange(len(clips))
+    return Items(table["visual"], table["seen"], truth & table["seen"][..., None], weight, source), Items(
+        table["audio"], table["heard"], truth & table["heard"][..., None], weight, source
     )
 
 
@@ -106,16 +107,15 @@ def bank_items(corpus: Corpus, pair: Pair, split: str, count: int, work: Path, l
     sides = []
     for number, make in ((2, _picture_bank), (1, _sound_bank)):
         encoder = pair.visual if number == 2 else pair.audio
-        cache = work / f"{pair.name}-{encoder.modality}-bank-{split}-{count}.npz"
+        cache = work / f"{pair.name}-{encoder.modality}-scenes-{split}-{count}.npz"
         if not cache.exists():
-            x, truth = make(corpus, encoder, split, count, np.random.default_rng((seed, number)))
-            save_arrays(cache, {"x": x, "truth": truth})
+            save_arrays(cache, make(corpus, encoder, split, count, np.random.default_rng((seed, number))))
         with np.load(cache) as archive:
-            sides.append(_bank(archive["x"], archive["truth"], length))
+            sides.append(_bank(archive["x"], archive["truth"], numbered(archive["source"].tolist()), length))
     return sides[0], sides[1]
 
 
-def _bank(x: Floats, truth: npt.NDArray[np.bool_], length: int) -> Items:
+def _bank(x: Floats, truth: npt.NDArray[np.bool_], source: npt.NDArray[np.int64], length: int) -> Items:
     count, rows = truth.shape[:2]
     pad = ((0, 0), (0, length - rows), (0, 0))
     valid = np.zeros((count, length), bool)
@@ -125,26 +125,34 @@ def _bank(x: Floats, truth: npt.NDArray[np.bool_], length: int) -> Items:
         rarest**-0.5
         for rarest in (max(1, int(per_class[t.any(0)].min())) if t.any() else count // EMPTY_EVERY for t in truth)
     ]
-    return Items(np.pad(x, pad), valid, np.pad(truth, pad), np.asarray(weight, np.float32))
+    return Items(np.pad(x, pad), valid, np.pad(truth, pad), np.asarray(weight, np.float32), source)
+
+
+def numbered(files: Sequence[str]) -> npt.NDArray[np.int64]:
+    """A number per file; each "" gets one of its own."""
+    numbers = {file: k for k, file in enumerate(sorted(set(files) - {""}))}
+    return np.asarray([numbers.get(file, len(numbers) + i) for i, file in enumerate(files)], np.int64)
 
 
 def _sound_bank(
     corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+) -> dict[str, npt.NDArray[Any]]:
     files, backgrounds, law = corpus.sounds(split), corpus.backgrounds(split)[0], SoundLaw()
     classes = sorted(files)
-    embeddings, truths = [], []
+    embeddings, truths, firsts = [], [], []
     for i in range(count):
         spans: list[Span] = []
         if i % EMPTY_EVERY != EMPTY_EVERY - 1:
             spans.append(draw_span(law.seconds, law.shortest, law.full, classes[i % len(classes)], rng))
             if rng.random() < law.second:
                 spans.append(draw_span(law.seconds, law.shortest, 0.0, int(rng.choice(classes)), rng))
-        events = [(span, read_sound(_any(files[span.label], rng))) for span in spans]
+        chosen = [_any(files[span.label], rng) for span in spans]
+        events = [(span, read_sound(file)) for span, file in zip(spans, chosen, strict=True)]
         under = read_sound(_any(backgrounds, rng)) if not spans or rng.random() < law.background else None
         embeddings.append(encode_sound(sound_scene(events, under, law, rng), encoder))
         truths.append(labels(spans, len(embeddings[-1]), len(corpus.classes)))
-    return np.stack(embeddings), np.stack(truths)
+        firsts.append(str(chosen[0].relative_to(corpus.root)) if chosen else "")
+    return {"x": np.stack(embeddings), "truth": np.stack(truths), "source": np.array(firsts)}
 
 
 def encode_sound(wave: Floats, encoder: Encoder) -> Floats:
@@ -159,22 +167,24 @@ def encode_sound(wave: Floats, encoder: Encoder) -> Floats:
 
 def _picture_bank(
     corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
+) -> dict[str, npt.NDArray[Any]]:
     files, backgrounds, law = corpus.pictures(split), corpus.backgrounds(split)[1], PictureLaw()
     classes = sorted(files)
     times = [float(GRID.centre(k)) for k in range(GRID.count(law.seconds))]
-    embeddings, truths = [], []
+    embeddings, truths, firsts = [], [], []
     for i in range(count):
         spans = (
             [draw_span(law.seconds, law.shortest, law.full, classes[i % len(classes)], rng)]
             if i % EMPTY_EVERY != EMPTY_EVERY - 1
             else []
         )
-        events = [(span, read_picture(_any(files[span.label], rng))) for span in spans]
+        chosen = [_any(files[span.label], rng) for span in spans]
+        events = [(span, read_picture(file)) for span, file in zip(spans, chosen, strict=True)]
         frames = picture_scene(events, read_picture(_any(backgrounds, rng)), times, law, rng, _size(law, encoder, rng))
         embeddings.append(encode_pictures(frames, encoder))
         truths.append(labels(spans, len(times), len(corpus.classes)))
-    return np.stack(embeddings), np.stack(truths)
+        firsts.append(str(chosen[0].relative_to(corpus.root)) if chosen else "")
+    return {"x": np.stack(embeddings), "truth": np.stack(truths), "source": np.array(firsts)}
 
 
 def _size(law: PictureLaw, encoder: Encoder, rng: np.random.Generator) -> tuple[int, int]:

@@ -53,14 +53,15 @@ def items(count: int, seed: int = 0, noise: float = 1.0, classes: tuple[int, ...
         x[i, first:last] += 2 * directions[classes[i % len(classes)]]
         valid[i, ROWS - int(rng.integers(0, 2)) :] = False
     labels &= valid[:, :, None]
-    return Items(x.astype(np.float32), valid, labels, rng.uniform(0.5, 2, count).astype(np.float32))
+    weight = rng.uniform(0.5, 2, count).astype(np.float32)
+    return Items(x.astype(np.float32), valid, labels, weight, np.arange(count))
 
 
 # ---------------------------------------------------------------- leave-one-out
 
 
 def refit(whole: Items, ridge: float, left_out: int | None) -> Callable[[Floats], Doubles]:
-    """Ridge regression in its primal form on all items but one, by plain linear algebra in float64.
+    """Ridge regression in its primal form on all items but those of one file, by plain linear algebra in float64.
 
     What the closed form holds fixed is held fixed: mean and scale of the features, prior, strength, mean weight.
     """
@@ -75,7 +76,7 @@ def refit(whole: Items, ridge: float, left_out: int | None) -> Callable[[Floats]
     z, share = prepared(x), (w / w.mean()).astype(float)
     prior = (share[:, None] * y).sum(0) / share.sum()
     strength = ridge * (z**2).sum(1).mean() * len(z) ** 0.5 / 10
-    kept = np.ones(len(z), bool) if left_out is None else owner != left_out
+    kept = np.ones(len(z), bool) if left_out is None else whole.source[owner] != whole.source[left_out]
     weighted = z[kept] * share[kept, None]
     solution = np.linalg.solve(weighted.T @ z[kept] + strength * np.eye(z.shape[1]), weighted.T @ (y[kept] - prior))
     return lambda rows: prepared(rows) @ solution + prior
@@ -83,8 +84,9 @@ def refit(whole: Items, ridge: float, left_out: int | None) -> Callable[[Floats]
 
 @pytest.mark.parametrize("ridge", [0.03, 1.0, 10.0])
 @pytest.mark.parametrize("count", [5, 23])
-def test_left_out_votes_are_those_of_a_refit(ridge: float, count: int) -> None:
-    whole = items(count)
+@pytest.mark.parametrize("files", [3, 100])
+def test_left_out_votes_are_those_of_a_refit(ridge: float, count: int, files: int) -> None:
+    whole = replace(items(count), source=np.arange(count) % files)
     fitted = fit_side(whole, ridge)
     for i in range(count):
         np.testing.assert_allclose(fitted.loo[i], refit(whole, ridge, i)(whole.x[i]), atol=1e-4)
@@ -141,7 +143,7 @@ def test_examples_are_stretches() -> None:
     labels[0, :2, 1] = labels[0, 1, 3] = True
     valid[:, 3] = False
     x = np.arange(8, dtype=np.float32).reshape(2, 4, 1)
-    means, targets, weight, owner = examples(Items(x, valid, labels, np.array([2, 1], np.float32)))
+    means, targets, weight, owner = examples(Items(x, valid, labels, np.array([2, 1], np.float32), np.arange(2)))
     assert means[:, 0].tolist() == [0.5, 2.0, 5.0]  # the labelled rows, the rest of the item, an item without labels
     assert targets[:, [1, 3]].tolist() == [[1, 0.5], [0, 0], [0, 0]]
     assert weight.tolist() == [2, 1, 0.5] and owner.tolist() == [0, 0, 1]

@@ -132,6 +132,11 @@ def test_banks_of_scenes(corpus: Corpus, work: Path, split: str, monkeypatch: py
         assert empty == [EMPTY_EVERY - 1, 2 * EMPTY_EVERY - 1]
         assert not items.labels[:, :, 2].any()  # gamma cannot be composed
         assert (items.weight > 0).all() and items.weight.max() <= 1
+        alone = [int((items.source == items.source[i]).sum()) for i in empty]
+        assert alone == [1, 1] and len(np.unique(items.source)) < count  # nothing shared but files of events
+        for source in np.unique(items.source):
+            firsts = {tuple(np.flatnonzero(items.labels[i].any(0))[:2]) for i in np.flatnonzero(items.source == source)}
+            assert len(set.intersection(*(set(f) for f in firsts))) == 1 or firsts == {()}  # one file, one class
     shown = visual.labels.any(2)[:, :20]
     blue = visual.x[:, :20, 2]
     is_beta = visual.labels[:, :20, 1]
@@ -153,7 +158,7 @@ def test_the_cache_of_one_pair_is_not_anothers(corpus: Corpus, work: Path) -> No
     other = Pair("other", PAIR.visual, PAIR.audio)
     bank_items(corpus, other, "val", 3, work, 20)
     assert (work / "small-clips.npz").is_file() and not (work / "other-clips.npz").exists()
-    assert (work / "other-audio-bank-val-3.npz").is_file()
+    assert (work / "other-audio-scenes-val-3.npz").is_file()
 
 
 # ---------------------------------------------------------------- pairs
@@ -164,9 +169,8 @@ def items_of(labels: list[int | None], classes: int = 3) -> Items:
     for i, label in enumerate(labels):
         if label is not None:
             truth[i, 1:, label] = True
-    return Items(
-        np.zeros((len(labels), 4, 1), np.float32), np.ones((len(labels), 4), bool), truth, np.ones(len(labels))
-    )
+    x, valid = np.zeros((len(labels), 4, 1), np.float32), np.ones((len(labels), 4), bool)
+    return Items(x, valid, truth, np.ones(len(labels)), np.arange(len(labels)))
 
 
 def test_pairs_that_teach() -> None:

@@ -30,7 +30,7 @@ def items(count: int, kind: int) -> Items:
         x[i, first:last] += 2 * directions[i % CLASSES]
     valid = np.ones((count, ROWS), bool)
     valid[::2, -2:] = False
-    return Items(x.astype(np.float32), valid, labels & valid[:, :, None], np.ones(count, np.float32))
+    return Items(x.astype(np.float32), valid, labels & valid[:, :, None], np.ones(count, np.float32), np.arange(count))
 
 
 VISUAL, AUDIO = items(24, 0), items(24, 1)
@@ -74,7 +74,7 @@ def test_standardised_features_are_about_1() -> None:
     assert torch.equal(data.visual, data.apply(0, VISUAL.x)) and not torch.equal(data.visual, data.audio)
     changed = VISUAL.x.copy()
     changed[~VISUAL.valid] = 1e6  # rows that do not exist
-    other = Standard(Items(changed, VISUAL.valid, VISUAL.labels, VISUAL.weight), AUDIO)
+    other = Standard(Items(changed, VISUAL.valid, VISUAL.labels, VISUAL.weight, VISUAL.source), AUDIO)
     np.testing.assert_array_equal(other.sides[0][0], data.sides[0][0])
 
 
