@@ -220,8 +220,6 @@ class Extractor:
             text = f"the part asked for begins at {float(start):g} s, the file ends at {duration:.1f} s"
             features = replace(features, notices=(Notice("start_after_end", text),), lost_seconds=0.0)
         refuse_partial(features, self.settings.allow_partial, path)
-        if not self.recipe.tags:
-            features = replace(features, visual_tags=None, audio_tags=None)
         return replace(features, sampling={**features.sampling, **self._sampling()})
 
     def _rows(
@@ -284,9 +282,9 @@ class Extractor:
             limits=limits(settings),
         )
         items = self._decoder().decode(path, request, on_progress)
-        return extract(
-            items, one.visual, one.audio, one.grid, self.device, settings.start, end, on_progress, media.duration
-        )
+        encoders, span = (one.visual, one.audio), (settings.start, end)
+        tags = self.recipe.tags
+        return extract(items, *encoders, one.grid, self.device, *span, on_progress, media.duration, tags)
 
     def _sampling(self) -> dict[str, Any]:
         """For the record, in the files."""

@@ -131,7 +131,8 @@ class Session:
         Args:
             path: a video or a feature file.
             on_progress: see `OnProgress`.
-            pair: encode nothing unless the file has both sound and picture; it is decoded to the end all the same.
+            pair: for the localizer: class scores only if it reads them, and nothing is encoded unless the file has both
+                sound and picture; it is decoded to the end all the same.
 
         Raises:
             InputError: not readable, or too much of it is not decodable.
@@ -145,7 +146,8 @@ class Session:
         ahead = self._ahead.pop(Path(path), None)
         try:
             media = ahead.media() if ahead else self.probe(path)
-            features = self._extract(path, media, self._encoders_for(media, pair), ahead, on_progress)
+            tags = not pair or self.info.reads_tags
+            features = self._extract(path, media, self._encoders_for(media, pair), ahead, on_progress, tags)
         finally:
             if ahead:
                 self._retire(ahead)
@@ -223,6 +225,7 @@ class Session:
         encoders: tuple[Encoder | None, Encoder | None],
         ahead: Ahead | None,
         on_progress: OnProgress,
+        tags: bool,
     ) -> Features:
         from avtool.features.extract import extract
 
@@ -231,7 +234,8 @@ class Session:
             items = ahead.items(on_progress)
         else:
             items = self._decoder().decode(path, self._request(encoders), on_progress)
-        return extract(items, *encoders, grid, self.device, settings.start, settings.end, on_progress, media.duration)
+        span = settings.start, settings.end
+        return extract(items, *encoders, grid, self.device, *span, on_progress, media.duration, tags)
 
     def settings_in_effect(self) -> dict[str, Any]:
         """All settings by name: what the user left open has the model's own value."""

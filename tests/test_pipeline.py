@@ -95,6 +95,14 @@ def test_the_python_interface(faked: None, clip: Path) -> None:
     assert made.times[3].tolist() == [1.5, 2.0]
 
 
+def test_class_scores_are_kept_for_who_reads_them(clip: Path) -> None:
+    for model, kept in ((None, False), ("tags", True)):
+        with Session(Settings(model=model)) as session:
+            made = session.features(clip, lambda *_: None, pair=True)
+            assert (made.visual_tags is not None, made.audio_tags is not None) == (kept, kept)
+            assert localize(clip, session=session).media.duration == pytest.approx(5.0, abs=0.1)
+
+
 def test_unknown_settings_are_named() -> None:
     with pytest.raises(UsageError, match="min_scor") as caught:
         avtool.localize("x", min_scor=1)

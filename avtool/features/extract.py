@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 class _Rows:
-    """Values collected by row number, in arrays that grow by doubling; rows that were never put are 0."""
+    """Values collected by row number, in arrays that grow in place; rows that were never put are 0."""
 
     def __init__(self, columns: int) -> None:
         self._columns: list[Array | None] = [None] * columns
@@ -35,19 +35,28 @@ class _Rows:
 
     def put(self, rows: list[int], *values: Array | None) -> None:
         if max(rows) >= len(self._known):
-            self._known = _fit(self._known, max(max(rows) + 1, 2 * len(self._known)))
+            _resize(self._known, max(max(rows) + 1, len(self._known) * 9 // 8))
         self._known[rows] = True
         for index, value in enumerate(values):
             if value is not None:
                 column = self._columns[index]
-                column = np.zeros((0, *value.shape[1:]), value.dtype) if column is None else column
-                column = _fit(column, len(self._known)) if len(column) < len(self._known) else column
+                if column is None:
+                    column = self._columns[index] = np.zeros((len(self._known), *value.shape[1:]), value.dtype)
+                elif len(column) < len(self._known):
+                    _resize(column, len(self._known))
                 column[rows] = value
-                self._columns[index] = column
 
     def get(self, count: int) -> tuple[Array, list[Array | None]]:
-        """Which rows are known, and the columns, each cut or filled to `count` rows."""
-        return _fit(self._known, count), [None if c is None else _fit(c, count) for c in self._columns]
+        """Which rows are known, and the columns, each cut or filled to `count` rows; no more rows can be put then."""
+        for array in (self._known, *self._columns):
+            if array is not None:
+                _resize(array, count)
+        return self._known, self._columns
+
+
+def _resize(array: Array, count: int) -> None:
+    """Cuts or fills an array to `count` rows. The pages of a large one are moved, not copied."""
+    array.resize((count, *array.shape[1:]), refcheck=False)
 
 
 def _fit(array: Array, count: int) -> Array:
@@ -62,8 +71,8 @@ class _Batch:
     Rows that share their input, as those that show the same picture do, are computed once.
     """
 
-    def __init__(self, encoder: Encoder, device: torch.device, size: int) -> None:
-        self._encoder, self._device, self._size = encoder, device, size
+    def __init__(self, encoder: Encoder, device: torch.device, size: int, tags: bool = True) -> None:
+        self._encoder, self._device, self._size, self._tags = encoder, device, size, tags
         self._rows: list[list[int]] = []
         self._inputs: list[Array] = []
         self._latest: Array | None = None  # as it was given, before it was prepared
@@ -102,6 +111,7 @@ class _Batch:
             batch = batch.pin_memory()
         with torch.inference_mode():
             embedding, logits = self._encoder.run(batch.to(self._device, non_blocking=True))
+            logits = logits if self._tags else None
         own = np.repeat(np.arange(len(rows)), [len(sharing) for sharing in rows])  # which input each row has
         values = [None if v is None else v.float().cpu().numpy()[own] for v in (embedding, logits)]
         self.out.put([row for sharing in rows for row in sharing], *values)
@@ -182,6 +192,7 @@ def extract(
     end: Fraction | None = None,
     on_progress: Progress | None = None,
     duration: float = 0.0,
+    tags: bool = True,
 ) -> Features:
     """Encode a decoded file.
 
@@ -193,6 +204,7 @@ def extract(
         start, end: seconds; rows outside are zero and neither seen nor heard.
         on_progress: called as ("features", seconds done, seconds in all).
         duration: seconds in all, for progress only.
+        tags: keep class scores, where an encoder has them; three quarters of a row's bytes with the embedded encoders.
 
     Returns:
         Features with one row per segment from 0 to the end of what was decoded.
@@ -201,8 +213,8 @@ def extract(
         InputError: the decoder gave up.
         DeviceError: out of memory at a batch of one.
     """
-    seeing = _Batch(visual, device, _at_once(visual, device, PICTURES_AT_ONCE)) if visual else None
-    hearing = _Batch(audio, device, _at_once(audio, device, WINDOWS_AT_ONCE)) if audio else None
+    seeing = _Batch(visual, device, _at_once(visual, device, PICTURES_AT_ONCE), tags) if visual else None
+    hearing = _Batch(audio, device, _at_once(audio, device, WINDOWS_AT_ONCE), tags) if audio else None
     first, stop = 0 if start is None else _rows_before(grid, start), None if end is None else _rows_before(grid, end)
     listener = _Listener(hearing, audio, grid, first, stop) if audio and hearing else None
     report: DecodeReport | None = None

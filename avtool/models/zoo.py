@@ -62,6 +62,11 @@ class ModelInfo:
     summary: str = ""
     details: str = ""
 
+    @property
+    def reads_tags(self) -> bool:
+        """Whether the localizer needs the encoders' class scores."""
+        return "*" in (*self.visual, *self.audio)
+
 
 @dataclass(frozen=True, eq=False)
 class WindowOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -326,6 +327,31 @@ def test_memory_stays_flat() -> None:
         listener.add(sound)
         most = max(most, len(listener._buffer))
     assert most <= 6 * RATE
+
+
+def wide(dim: int) -> Encoder:
+    """As `brightness`, repeated, with class scores that are its negative."""
+
+    def run(pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean = pictures.float().mean((1, 2, 3))[:, None].expand(-1, dim)
+        return mean, -mean
+
+    return Encoder("fake", "visual", dim, dim, run, "cd", PictureSpec(short=8))
+
+
+def test_rows_are_held_once() -> None:
+    """Neither while they grow nor at the end is there a second copy; what nobody reads is not kept at all."""
+    rows, dim = 3000, 512
+    pictures = shown(range(rows), (2, 2))
+    tracemalloc.start()
+    try:
+        got = extract([*pictures, end_of_file(rows / 2)], wide(dim), None, HALVES, CPU, tags=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert got.visual is not None and got.visual.shape == (rows, dim) and got.visual_tags is None
+    np.testing.assert_array_equal(got.visual[:, -1], np.arange(rows) % 250)
+    assert got.visual.nbytes < peak < 1.25 * got.visual.nbytes
 
 
 # ---------------------------------------------------------------- a real file
