@@ -191,7 +191,7 @@ def path(name: str, weights_dir: Path | None = None) -> Path:
         return found
     if entry and (put := _put_by_hand(cache, entry)):
         return import_weights(put, name, weights_dir=weights_dir)
-    if unpinned := _unpinned(cache, name):
+    if unpinned := None if entry and entry.pinned else _unpinned(cache, name):
         log.warning("weights '%s' were imported with --accept-unpinned; nothing is known about %s", name, unpinned)
         return unpinned
     raise _missing(cache, entry) if entry else _unknown(name)
@@ -202,7 +202,7 @@ def find(entry: WeightsFile, weights_dir: Path | None = None) -> Path | None:
     cache = cache_dir(weights_dir)
     if entry.file:
         return file if (file := embedded_dir() / entry.file).is_file() else None
-    return _pinned(cache, entry) or _unpinned(cache, entry.name)
+    return _pinned(cache, entry) if entry.pinned else _unpinned(cache, entry.name)
 
 
 def fetched_bytes(entry: WeightsFile, weights_dir: Path | None = None) -> int:
@@ -230,7 +230,7 @@ def _pinned(cache: Path, entry: WeightsFile) -> Path | None:
     """The converted form of a file of known hash."""
     for digest in entry.hashes:
         file = _cached(cache, digest, entry.name)
-        if _sidecar(file).is_file() and file.is_file():
+        if file.is_file() and _read_sidecar(file).get("origin_sha256") == digest:
             return file
     if entry.md5:
         for file in sorted(cache.glob(f"*/{entry.name}.safetensors")):
@@ -394,7 +394,7 @@ def import_weights(source: Path, name: str, accept_unpinned: bool = False, weigh
         source: the file as its authors publish it.
         name: under which name it is to be found; for names of the manifest its hash must be the known one.
         accept_unpinned: take it although its hash is not known beforehand; the hash is recorded. Code is still
-            never run.
+            never run. A file that contradicts what is known of its name is never taken.
         weights_dir: the cache, see `cache_dir`.
 
     Returns:
@@ -414,7 +414,7 @@ def import_weights(source: Path, name: str, accept_unpinned: bool = False, weigh
     size, digest, md5 = len(data), hashlib.sha256(data).hexdigest(), _md5(data)
     why = entry.mismatch(size, digest, md5) if entry else f"sha256 of {printable(source)} is {digest}"
     pinned = entry is not None and entry.pinned and not why
-    if not pinned and (not accept_unpinned or (entry and why and not entry.pinned)):
+    if not pinned and (not accept_unpinned or (entry and why)):
         raise _not_pinned(source, why or f"sha256 of {printable(source)} is {digest}", name, entry)
     tensors = plain_tensors(source, unpack(source, data, pinned), 2 * size)
     del data
@@ -471,6 +471,7 @@ def _not_pinned(source: Path, why: str, name: str, entry: WeightsFile | None) ->
         what = f"the whole hash of '{name}' is not known to avtool"
         return WeightsError(what, why, "check it, then add --accept-unpinned")
     where = f"get {entry.urls[0]}" if entry.urls else f"see its source: {entry.source}"
+    where += "   or import it under another name"
     return WeightsError(f"{printable(source)} is not the file known as '{name}'", why, where)
 
 

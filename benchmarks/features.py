@@ -90,9 +90,10 @@ def make_weights(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     import torch
 
     from avtool import weights
-    from tests.features.upstream import published
+    from tests.features.upstream import hashless, published
 
-    networks = {}
+    known, networks = hashless(), {}
+    weights.manifest = lambda: known  # random weights under the names of real ones, in this process only
     for name in names:
         networks[name] = network = their_network(name)
         file = published(network, folder / "upstream.pth")
@@ -364,6 +365,10 @@ from avtool.features.extract import extract
 from avtool.media.child import DecodeChild
 from avtool.media.request import DecodeRequest
 from avtool.timegrid import Grid
+from avtool import weights
+from tests.features.upstream import hashless
+known = hashless()
+weights.manifest = lambda: known
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024

@@ -381,6 +381,27 @@ def test_hash_comes_before_unpickling(embedded: Path, tmp_path: Path, monkeypatc
     refused(lambda: weights.import_weights(source, "never-heard-of"), "--accept-unpinned")
 
 
+def test_accept_unpinned_does_not_open_a_pinned_name(embedded: Path, tmp_path: Path) -> None:
+    """Neither the import nor what an earlier version or a hand left in the cache makes another file pass for it."""
+    cache, other = tmp_path / "cache", tmp_path / "other.pt"
+    other.write_bytes(checkpoint({**tensors(), "more": torch.zeros(1)}))
+    error = refused(
+        lambda: weights.import_weights(other, "foreign", accept_unpinned=True, weights_dir=cache),
+        "is not the file known as 'foreign'",
+    )
+    assert "under another name" in error.hint and not cache.exists()
+    mine = weights.import_weights(other, "mine", accept_unpinned=True, weights_dir=cache)
+    right = weights.import_weights(tmp_path / "foreign.pt", "foreign", weights_dir=cache)
+    forged = mine.with_name("foreign.safetensors")
+    for suffix in (".safetensors", ".toml"):
+        mine.with_suffix(suffix).rename(forged.with_suffix(suffix))
+    assert weights.path("foreign", cache) == right
+    for suffix in (".safetensors", ".toml"):
+        forged.with_suffix(suffix).replace(right.with_suffix(suffix))  # even in the folder of the right hash
+    refused(lambda: weights.path("foreign", cache), "not on this machine")
+    assert weights.find(weights.manifest()["foreign"], cache) is None
+
+
 def test_unpickling_is_without_code(embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
     original = torch.load
