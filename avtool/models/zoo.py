@@ -110,6 +110,13 @@ def _additive(info: ModelInfo, file: Path | None, device: torch.device) -> Local
     return AdditiveLocalizer.from_file(info, file, device)
 
 
+def _labels(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
+    from avtool.models.labels import LabelLocalizer
+
+    assert file is not None
+    return LabelLocalizer.from_file(info, file, device)
+
+
 def _pyramid(info: ModelInfo, file: Path | None, device: torch.device) -> Localizer:
     from avtool.models.pyramid import PyramidLocalizer
 
@@ -127,6 +134,7 @@ def _segments(info: ModelInfo, file: Path | None, device: torch.device) -> Local
 KINDS: dict[str, Callable[[ModelInfo, Path | None, torch.device], Localizer]] = {
     "tags": _tags,
     "additive": _additive,
+    "labels": _labels,
     "loco": _pyramid,
     "unav": _pyramid,
     "cace": _segments,
