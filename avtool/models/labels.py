@@ -1,6 +1,6 @@
 """`labels`: an additive network that reads class scores on a common scale instead of an encoder's own embedding.
 
-What was learnt with some AudioSet taggers and ImageNet classifiers runs with others: `loco-tags`. Design: labelspace.md.
+What was learnt with some AudioSet taggers and ImageNet classifiers runs with others. Design: labelspace.md.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class LabelLocalizer:
         heard = words(sound[near], features.heard[near], self._scale(features), _seconds(features))
         heard = heard[start - near.start :][: stop - start]
         part = features.part(start, stop)
-        inputs = _known(seen_things(picture[start:stop]), self.network.visual.mean), _known(
-            heard, self.network.audio.mean
+        inputs = (
+            _known(seen_things(picture[start:stop]), self.network.visual.mean),
+            _known(heard, self.network.audio.mean),
         )
         both, ear, eye = self.network.scores(*inputs, part.seen, part.heard)
         return WindowOutput(start, stop, both, ear, eye)
