@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -16,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from avtool import interrupts
 from avtool.errors import UsageError
-from avtool.files import printable
+from avtool.media.ahead import Ahead, Decoders
 from avtool.media.request import DecodeRequest
 from avtool.session import (
     QUIET_PICTURES,
@@ -26,11 +23,12 @@ from avtool.session import (
     OnProgress,
     choose_device,
     choose_encoder,
+    fingerprint_of,
     limits,
     probe_input,
     refuse_partial,
 )
-from avtool.settings import Settings, did_you_mean
+from avtool.settings import Settings
 from avtool.timegrid import Grid
 from avtool.timeline import MediaInfo, Notice
 
@@ -109,8 +107,7 @@ class Extractor:
 
     def __init__(self, settings: Settings, recipe: Recipe) -> None:
         self.settings, self.recipe = settings, recipe
-        self._child: DecodeChild | None = None
-        self._forget: Callable[[], None] = lambda: None
+        self._decoders = Decoders()
 
     def load(self) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
@@ -161,11 +158,7 @@ class Extractor:
             return None
         from avtool.models import zoo
 
-        known = {info.name: info for info in zoo.available()}
-        if self.settings.model not in known:
-            what = f"no model '{printable(self.settings.model)}'"
-            raise UsageError(what, hint=did_you_mean(self.settings.model, list(known)))
-        return known[self.settings.model]
+        return zoo.find(self.settings.model)[0]
 
     def _encoder(self, modality: str, wanted: str | None, known: Any) -> Encoder:
         name, _, protocol = (wanted or "").partition(":")
@@ -173,14 +166,18 @@ class Extractor:
             name = {"resnet50": "resnet50-v2"}.get(name, name)
             protocol = protocol or {"cnn14": "per-second"}.get(name, "")
         readable = getattr(self._model, modality) if self._model else tuple(known)
-        pools = {n: self._pool(make) if modality == "visual" else "gap" for n, make in known.items()}
+        asked = self._model.settings if self._model else {}
+        protocol = protocol or (asked.get("protocol", "") if modality == "audio" else "")
+        pools = {n: self._pool(make, asked) if modality == "visual" else "gap" for n, make in known.items()}
         makers = {n: partial(_make, make, pools[n], protocol, self.recipe) for n, make in known.items()}
         return choose_encoder(modality, name or None, readable, makers, self.device)
 
-    def _pool(self, entry: Any) -> str:
-        """How this encoder's map becomes a row."""
+    def _pool(self, entry: Any, asked: Mapping[str, Any]) -> str:
+        """How this encoder's map becomes a row: as the recipe says, else as the model asks."""
+        if self.recipe.layout == "unav":
+            return "gap"
         default = "none" if self.recipe.layout == "ave" and entry.maps else "gap"
-        return self.recipe.pool or default
+        return self.recipe.pool or str(asked.get("pool", default))
 
     def identity(self) -> dict[str, Any]:
         """What the features depend on besides the input; plain data."""
@@ -196,8 +193,7 @@ class Extractor:
 
     def fingerprint(self, media: MediaInfo) -> str:
         """What the features of this file carry; equal fingerprints mean equal features."""
-        parts = {**self.identity(), "bytes": media.bytes, "mtime_ns": media.mtime_ns}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self.identity(), media.bytes, media.mtime_ns)
 
     def probe(self, path: str | os.PathLike[str]) -> MediaInfo:
         """What is in an input; see `session.probe_input`."""
@@ -209,12 +205,12 @@ class Extractor:
         Raises:
             InputError: not readable, or too much of it is not decodable.
         """
-        media = self.probe(path)
-        visual, audio = self.visual if media.has_video else None, self.audio if media.has_audio else None
-        if self.recipe.layout == "ave":
-            features = self._ave(path, media, visual, audio, on_progress)
-        else:
-            features = self._rows(path, media, visual, audio, on_progress)
+        ahead = self._decoders.take(path)
+        try:
+            media = ahead.media() if ahead else self.probe(path)
+            features = self._made(path, media, ahead, on_progress)
+        finally:
+            self._decoders.give_back(ahead)
         start, duration = self.settings.start, features.media.duration
         if start is not None and start >= duration:  # nothing was asked for, so nothing is lost
             text = f"the part asked for begins at {float(start):g} s, the file ends at {duration:.1f} s"
@@ -222,18 +218,44 @@ class Extractor:
         refuse_partial(features, self.settings.allow_partial, path)
         return replace(features, sampling={**features.sampling, **self._sampling()})
 
-    def _rows(
+    def look_ahead(self, path: str | os.PathLike[str]) -> None:
+        """Begins to probe and decode a video in the background; `features` of this path then takes what is there.
+
+        Returns at once, and without effect where the recipe needs more than one pass over a file.
+        """
+        if self.recipe.layout != "ave" and self.recipe.fps is None:
+            span = limits(self.settings), self.settings.audio_track
+            self._decoders.begin(path, *span, lambda media: self._request(_Pass(self.grid, *self._encoders_for(media))))
+
+    def give_up(self, path: str | os.PathLike[str]) -> None:
+        """Takes a `look_ahead` back."""
+        self._decoders.give_back(self._decoders.take(path))
+
+    def _encoders_for(self, media: MediaInfo) -> tuple[Encoder | None, Encoder | None]:
+        """Those of pictures and of sound that have something to encode."""
+        return self.visual if media.has_video else None, self.audio if media.has_audio else None
+
+    def _made(
+        self, path: str | os.PathLike[str], media: MediaInfo, ahead: Ahead | None, on_progress: OnProgress
+    ) -> Features:
+        """The rows of the recipe's layout."""
+        visual, audio = self._encoders_for(media)
+        if self.recipe.layout == "ave":
+            return self._ave(path, media, visual, audio, on_progress)
+        if self.recipe.fps is None or visual is None:
+            return self._decode(path, media, _Pass(self.grid, visual, audio), on_progress, ahead)
+        return self._averaged(path, media, visual, audio, self.recipe.fps, on_progress)
+
+    def _averaged(
         self,
         path: str | os.PathLike[str],
         media: MediaInfo,
-        visual: Encoder | None,
+        visual: Encoder,
         audio: Encoder | None,
+        fps: Fraction,
         on_progress: OnProgress,
     ) -> Features:
-        """Sound and pictures on one grid."""
-        fps = self.recipe.fps
-        if fps is None or visual is None:
-            return self._decode(path, media, _Pass(self.grid, visual, audio), on_progress)
+        """Sound and the mean of several pictures on one grid."""
         fine = Grid(1 / fps, 1 / fps)
         seen = self._decode(path, media, _Pass(fine, visual, None), on_progress)
         heard = self._decode(path, media, _Pass(self.grid, None, audio), on_progress)
@@ -265,14 +287,28 @@ class Extractor:
             features = replace(features, notices=(*features.notices, Notice("short_clip", text)))
         return replace(features, times=times, audio_times=_times(sound, AVE_ROWS))
 
-    def _decode(self, path: str | os.PathLike[str], media: MediaInfo, one: _Pass, on_progress: OnProgress) -> Features:
+    def _decode(
+        self,
+        path: str | os.PathLike[str],
+        media: MediaInfo,
+        one: _Pass,
+        on_progress: OnProgress,
+        ahead: Ahead | None = None,
+    ) -> Features:
         from avtool.features.extract import extract
 
+        request = self._request(one)
+        items = ahead.items(on_progress) if ahead else self._decoder().decode(path, request, on_progress)
+        encoders, span = (one.visual, one.audio), (request.start, request.end)
+        tags = self.recipe.tags
+        return extract(items, *encoders, one.grid, self.device, *span, on_progress, media.duration, tags)
+
+    def _request(self, one: _Pass) -> DecodeRequest:
         settings = self.settings
         end = settings.end
         if self.recipe.layout == "ave":
             end = min(Fraction(AVE_ROWS), end or Fraction(AVE_ROWS))
-        request = DecodeRequest(
+        return DecodeRequest(
             pictures=one.visual.pictures if one.visual else QUIET_PICTURES,
             sample_rate=one.audio.rate if one.audio else QUIET_RATE,
             grid=one.grid,
@@ -281,10 +317,6 @@ class Extractor:
             end=end,
             limits=limits(settings),
         )
-        items = self._decoder().decode(path, request, on_progress)
-        encoders, span = (one.visual, one.audio), (settings.start, end)
-        tags = self.recipe.tags
-        return extract(items, *encoders, one.grid, self.device, *span, on_progress, media.duration, tags)
 
     def _sampling(self) -> dict[str, Any]:
         """For the record, in the files."""
@@ -302,20 +334,11 @@ class Extractor:
         }
 
     def _decoder(self) -> DecodeChild:
-        if self._child is None:
-            from avtool.media.child import DecodeChild
-
-            self._child = DecodeChild()
-            self._forget = interrupts.on_interrupt(self._child.close)  # waits, so that no child is left
-            self._child.start()
-        return self._child
+        return self._decoders.at_hand()
 
     def close(self) -> None:
-        """Ends the decoder's process."""
-        if self._child is not None:
-            self._child.close()
-            self._forget()
-            self._child = None
+        """Ends the decoders' processes."""
+        self._decoders.close()
 
     def __enter__(self) -> Extractor:
         return self

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avtool import interrupts
 from avtool.errors import DeviceError, PartialInputError, UsageError, WeightsError
 from avtool.features.store import SUFFIXES
 from avtool.files import printable
-from avtool.media.ahead import Ahead
+from avtool.media.ahead import Ahead, Decoders
 from avtool.media.child import DecodeChild
 from avtool.media.request import DecodeRequest, Limits, PictureSpec
 from avtool.settings import Settings, did_you_mean
@@ -38,7 +36,6 @@ LOST_SECONDS = 1.0  # ... and at least this long: then a result would claim more
 QUIET_PICTURES = PictureSpec(short=32)  # where only the state of a file matters, not what is in it
 QUIET_RATE = 8000
 WITHOUT_EFFECT = ("device", "model")  # on a result, but for rounding; the model is named by what it says about itself
-DECODING = ("audio_track", "start", "end", "allow_partial", "max_pixels", "max_seconds")  # settings of features
 
 
 class Session:
@@ -46,11 +43,7 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._child: DecodeChild | None = None
-        self._forget: Callable[[], None] = lambda: None
-        self._ahead: dict[Path, Ahead] = {}  # files under way before they are asked for
-        self._spare: list[DecodeChild] = []  # decoders' processes that have nothing to do
-        self._lock = threading.Lock()
+        self._decoders = Decoders()
 
     def load(self, media: bool = True) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
@@ -143,14 +136,13 @@ class Session:
             given = load(Path(path))
             refuse_unreadable(given, self.info, self.settings, path)
             return given
-        ahead = self._ahead.pop(Path(path), None)
+        ahead = self._decoders.take(path)
         try:
             media = ahead.media() if ahead else self.probe(path)
             tags = not pair or self.info.reads_tags
             features = self._extract(path, media, self._encoders_for(media, pair), ahead, on_progress, tags)
         finally:
-            if ahead:
-                self._retire(ahead)
+            self._decoders.give_back(ahead)
         start, duration = self.settings.start, features.media.duration
         if start is not None and start >= duration:  # nothing was asked for, so nothing is lost
             text = f"the part asked for begins at {float(start):g} s, the file ends at {duration:.1f} s"
@@ -170,35 +162,18 @@ class Session:
         decode = self._decoder().decode
         return preview(media, decode, on_progress, audio_track=settings.audio_track, limits=limits(settings))
 
-    def look_ahead(self, path: str | os.PathLike[str], pair: bool = False) -> None:
-        """Begins to probe and decode a video in the background; `features` of this path then takes what is there.
+    def look_ahead(self, path: str | os.PathLike[str]) -> None:
+        """Begins to probe and decode a video in the background; `features` with `pair` then takes what is there.
 
-        Returns at once. Nothing of the file is touched by this process itself, so what crashes a decoder ends a child.
-
-        Args:
-            path: a video; feature files are left alone.
-            pair: as the later call of `features`.
+        Returns at once. Feature files are left alone.
         """
-        with self._lock:
-            if is_features(path) or Path(path) in self._ahead:
-                return
-            child = self._spare.pop() if self._spare else DecodeChild()
-            self._ahead[Path(path)] = Ahead(
-                child,
-                path,
-                limits(self.settings),
-                self.settings.audio_track,
-                lambda media: self._request(self._encoders_for(media, pair)),
-            )
+        if not is_features(path):
+            span = limits(self.settings), self.settings.audio_track
+            self._decoders.begin(path, *span, lambda media: self._request(self._encoders_for(media, pair=True)))
 
     def give_up(self, path: str | os.PathLike[str]) -> None:
         """Takes a `look_ahead` back."""
-        if (ahead := self._ahead.pop(Path(path), None)) is not None:
-            self._retire(ahead)
-
-    def _retire(self, ahead: Ahead) -> None:
-        ahead.give_up()
-        self._spare.append(ahead.child)
+        self._decoders.give_back(self._decoders.take(path))
 
     def _encoders_for(self, media: MediaInfo, pair: bool) -> tuple[Encoder | None, Encoder | None]:
         """Those of pictures and of sound that have something to encode."""
@@ -255,22 +230,13 @@ class Session:
         """
         return fingerprint_of(self.identity(encoders), media.bytes, media.mtime_ns)
 
-    def identity(self, encoders: Mapping[str, str] | None = None, task: str = "localize") -> dict[str, Any]:
+    def identity(self, encoders: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What results of this session depend on besides the input; plain data.
 
         Args:
             encoders: as in `fingerprint`.
-            task: "features" for the results of `features` alone.
         """
         own = {f"{e.name} ({e.modality})": e.sha256 for e in (self.visual, self.audio)} if encoders is None else {}
-        if task == "features":
-            settings, grid = self.settings.record(), self.info.grid
-            return {
-                "schema": "features",
-                "encoders": own,
-                "grid": [str(grid.segment), str(grid.stride)],
-                "settings": {name: settings[name] for name in DECODING},
-            }
         return {
             "schema": SCHEMA,
             "model": self.info.name,
@@ -280,22 +246,11 @@ class Session:
         }
 
     def _decoder(self) -> DecodeChild:
-        if self._child is None:
-            self._child = DecodeChild()
-            self._forget = interrupts.on_interrupt(self._child.close)  # waits, so that no child is left
-            self._child.start()
-        return self._child
+        return self._decoders.at_hand()
 
     def close(self) -> None:
         """Ends the decoders' processes."""
-        for path in list(self._ahead):
-            self.give_up(path)
-        while self._spare:
-            self._spare.pop().close()
-        if self._child is not None:
-            self._child.close()
-            self._forget()
-            self._child = None
+        self._decoders.close()
 
     def __enter__(self) -> Session:
         return self

@@ -162,10 +162,13 @@ def test_the_rows_of_a_model(encoders: None, tmp_path: Path, monkeypatch: pytest
     info = replace(
         fakes.FakeLocalizer().info, visual=("resnet50-v1",), audio=("*",), grid=Grid(Fraction(1), Fraction(1, 2))
     )
-    monkeypatch.setattr(zoo, "available", lambda: [info])
-    with Extractor(Settings(model="fake", device="cpu"), Recipe()) as extractor:
-        extractor.load()
-        assert (extractor.visual.name, extractor.audio.name, extractor.grid) == ("resnet50-v1", "mini", info.grid)
+    info = replace(info, settings={"pool": "none"})
+    monkeypatch.setattr(zoo, "_installed", lambda: [(info, None)])
+    for asked, pool in (({}, "none"), ({"pool": "gap"}, "gap"), ({"layout": "unav"}, "gap")):
+        with Extractor(Settings(model="fake", device="cpu"), Recipe(**asked)) as extractor:
+            extractor.load()
+            assert (extractor.visual.name, extractor.audio.name, extractor.grid) == ("resnet50-v1", "mini", info.grid)
+            assert extractor.visual.options.pool == pool
     wrong = Settings(model="fake", visual="mini", device="cpu")
     with pytest.raises(UsageError, match="cannot read --visual mini"), Extractor(wrong, Recipe()) as extractor:
         extractor.load()

@@ -20,7 +20,7 @@ class Job:
         path: the input; of an address only its name.
         name: what it is called below the root of the inputs, as shown and recorded.
         duration: seconds, as far as known before decoding; longer jobs go first.
-        fingerprint: what its result will carry, see `Session.fingerprint`.
+        fingerprint: what its result will carry, see `session.fingerprint_of`.
         files: format name -> result.
         url: the address, if it is not a file of this machine.
         bytes, mtime_ns: of the input.
@@ -73,7 +73,7 @@ class Hello:
     """What a worker says when it is ready.
 
     Attributes:
-        identity: what results depend on besides the input, see `Session.identity`.
+        identity: what results depend on besides the input, see `Session.identity` and `Extractor.identity`.
         device, model: for people.
         gpus: how many GPUs its process sees, if it uses them.
     """

@@ -112,7 +112,7 @@ class FolderClaims:
                 return "taken"
             take_away(path, owner)
         self._held.add(path)
-        if fingerprint_found(job.files) == job.fingerprint:
+        if fingerprint_found(job.files) == job.fingerprint and all(path.is_file() for path in job.files.values()):
             self.release(job)
             return "finished"
         return "mine"

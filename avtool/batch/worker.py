@@ -21,6 +21,7 @@ from avtool.errors import AvtoolError, DeviceError, InputError, OutputError, Par
 from avtool.files import clean_temporaries, printable
 
 if TYPE_CHECKING:
+    from avtool.extraction import Extractor
     from avtool.session import Session
     from avtool.timeline import MediaInfo, Notice
 
@@ -42,18 +43,19 @@ def make(spec: WorkerSpec) -> AnyWorker:
 
 
 class Worker:
-    """A session and the jobs it does.
+    """The jobs of one kind, with everything for them loaded once.
 
     Args:
         spec: what to do.
-        session: one that exists already; None: makes its own.
     """
 
-    def __init__(self, spec: WorkerSpec, session: Session | None = None) -> None:
+    def __init__(self, spec: WorkerSpec) -> None:
+        from avtool.extraction import Extractor, Recipe
         from avtool.session import Session
 
         self._spec = spec
-        self._session = session or Session(spec.settings)
+        self._tool: Session | Extractor
+        self._tool = Extractor(spec.settings, Recipe()) if spec.task == "features" else Session(spec.settings)
         self._staging = Staging(spec.stage_bytes)
 
     def hello(self) -> Hello | AvtoolError:
@@ -62,34 +64,34 @@ class Worker:
             import torch
 
             torch.set_num_threads(self._spec.threads)
-            self._session.load()
-            device = self._session.device
-            identity = self._session.identity(task=self._spec.task)
+            self._tool.load()
+            device = self._tool.device
+            identity = self._tool.identity()
         except AvtoolError as error:
             return error
         gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
-        return Hello(identity, str(device), self._session.title, gpus)
+        return Hello(identity, str(device), self._tool.title, gpus)
 
     def ahead(self, job: Job) -> None:
         """Begins to fetch and decode a file; returns at once."""
         if job.url:
             self._staging.begin(job)
         else:
-            self._session.look_ahead(job.path, self._pair)
+            self._tool.look_ahead(job.path)
 
     def drop(self, job: Job) -> None:
         """Takes an `ahead` back."""
         if job.url:
             self._staging.drop(job)
         else:
-            self._session.give_up(job.path)
+            self._tool.give_up(job.path)
 
     def run(self, job: Job) -> Outcome:
         """Does one file and writes its results, the one that says it is finished last."""
         began = time.monotonic()
         try:
             with self._staging.file_of(job) as path:
-                self._session.look_ahead(path, self._pair)
+                self._tool.look_ahead(path)
                 done = self._features(job, path) if self._spec.task == "features" else self._localize(job, path)
         except AvtoolError as error:
             done = _failed(job, error)
@@ -102,31 +104,30 @@ class Worker:
         return replace(done, took=round(time.monotonic() - began, 3))
 
     def close(self) -> None:
-        """Ends the session."""
-        self._session.close()
-
-    @property
-    def _pair(self) -> bool:
-        return self._spec.task == "localize"
+        """Ends the decoders' processes."""
+        self._tool.close()
 
     def _localize(self, job: Job, path: Path) -> Outcome:
         from avtool.formats import PICTURED, write_all
         from avtool.pipeline import localize
+        from avtool.session import Session
 
-        timeline = localize(path, None, session=self._session)
-        preview = self._session.preview(timeline.media) if PICTURED.keys() & job.files.keys() else None
+        assert isinstance(self._tool, Session)
+        timeline = localize(path, None, session=self._tool)
+        preview = self._tool.preview(timeline.media) if PICTURED.keys() & job.files.keys() else None
         if job.url:
             timeline = replace(timeline, media=replace(timeline.media, path=job.url))
         write_all(timeline, job.files, preview)
         return _done(job, timeline.media, timeline.warnings, len(timeline.events))
 
     def _features(self, job: Job, path: Path) -> Outcome:
-        from avtool.features.store import save_npz
+        from avtool.extraction import Extractor, save
 
-        features = self._session.features(path, _nothing)
+        assert isinstance(self._tool, Extractor)
+        features = self._tool.features(path, _nothing)
         if job.url:
             features = replace(features, media=replace(features.media, path=job.url))
-        save_npz(features, job.files["npz"], job.fingerprint)
+        save(features, job.files["npz"], self._tool.recipe, job.fingerprint)
         return _done(job, features.media, features.notices)
 
 

@@ -1,4 +1,4 @@
-"""Decodes a file ahead of its reader: a decode child, a thread that empties it, and a queue counted in bytes."""
+"""Decodes files ahead of their reader: a decode child for each, a thread that empties it, a queue counted in bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from avtool import interrupts
 from avtool.media.child import DecodeChild
 from avtool.media.request import DecodeReport, DecodeRequest, Item, Limits, Picture, Progress
 from avtool.timeline import MediaInfo
@@ -134,3 +136,62 @@ def _size(item: Item) -> int:
     if isinstance(item, DecodeReport):
         return ITEM_BYTES
     return ITEM_BYTES + (item.pixels.nbytes if isinstance(item, Picture) else item.samples.nbytes)
+
+
+class Decoders:
+    """The decode children of whoever does one file after another: one at hand, and one for each file begun ahead."""
+
+    def __init__(self) -> None:
+        self._child: DecodeChild | None = None
+        self._forget: Callable[[], None] = lambda: None
+        self._ahead: dict[Path, Ahead] = {}  # files under way before they are asked for
+        self._spare: list[DecodeChild] = []  # children that have nothing to do
+        self._lock = threading.Lock()
+
+    def at_hand(self) -> DecodeChild:
+        """A child for what is done now; it runs, or starts."""
+        if self._child is None:
+            self._child = DecodeChild()
+            self._forget = interrupts.on_interrupt(self._child.close)  # waits, so that no child is left
+            self._child.start()
+        return self._child
+
+    def begin(
+        self,
+        path: str | os.PathLike[str],
+        limits: Limits,
+        audio_track: int | None,
+        request: Callable[[MediaInfo], DecodeRequest],
+    ) -> None:
+        """Begins to probe and decode a file in the background, unless it is begun; returns at once.
+
+        Nothing of the file is touched by this process itself, so what crashes a decoder ends a child.
+
+        Args:
+            path, limits, audio_track, request: as for `Ahead`.
+        """
+        with self._lock:
+            if Path(path) not in self._ahead:
+                child = self._spare.pop() if self._spare else DecodeChild()
+                self._ahead[Path(path)] = Ahead(child, path, limits, audio_track, request)
+
+    def take(self, path: str | os.PathLike[str]) -> Ahead | None:
+        """What was begun for a file, for `give_back` in the end; None if nothing was."""
+        return self._ahead.pop(Path(path), None)
+
+    def give_back(self, ahead: Ahead | None) -> None:
+        """Ends what was begun, if it has not ended; its child is free for another file."""
+        if ahead is not None:
+            ahead.give_up()
+            self._spare.append(ahead.child)
+
+    def close(self) -> None:
+        """Ends all children."""
+        for path in list(self._ahead):
+            self.give_back(self.take(path))
+        while self._spare:
+            self._spare.pop().close()
+        if self._child is not None:
+            self._child.close()
+            self._forget()
+            self._child = None
