@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from avtool.features.encoders.mini import AUDIO, VISUAL, Mini, blank, prepare_pictures
 from avtool.files import write_atomic
+from avtool.training.checkpoints import read_about, read_checkpoint, write_checkpoint
 from avtool.training.views import Chunk, chunks
 
 log = logging.getLogger("avtool")
@@ -212,24 +213,12 @@ def run_phase(recipe: Recipe, phase: Phase, views: Path, out: Path) -> Mini:
 
 
 def _store(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    state = {f"model/{k}": v.contiguous() for k, v in model.state_dict().items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser/{index}/{k}": torch.as_tensor(v).contiguous() for k, v in values.items()}
-    write_atomic(path, save(state | {"step": torch.tensor(step)}))
+    write_checkpoint(path, {"model": model}, optimiser, {"step": step})
 
 
 def _restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    state = load_file(path)
-    model.load_state_dict({k.removeprefix("model/"): v for k, v in state.items() if k.startswith("model/")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        if key.startswith("optimiser/"):
-            _, index, name = key.split("/")
-            moments.setdefault(int(index), {})[name] = value
-    table = optimiser.state_dict()
-    table["state"] = moments
-    optimiser.load_state_dict(table)
-    return int(state["step"])
+    read_checkpoint(path, {"model": model}, optimiser)
+    return int(read_about(path)["step"])
 
 
 def distil(recipe: Recipe, views: Path, out: Path, only: Sequence[str] = ()) -> None:

@@ -313,7 +313,7 @@ class VideoMemory:
     def add(self, pooled: Mapping[str, Tensor], classes: Tensor) -> None:
         """Keeps a batch, detached; the oldest go."""
         for name, vectors in pooled.items():
-            kept = self.vectors.get(name, vectors[:0])
+            kept = self.vectors.get(name, vectors.detach()[:0])
             self.vectors[name] = torch.cat((kept, vectors.detach()))[-self.size :]
         kept = classes[:0] if self.classes is None else self.classes
         self.classes = torch.cat((kept, classes))[-self.size :]
