@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,18 +29,11 @@ from avtool.training.segment_losses import (
 )
 
 Floats = npt.NDArray[np.float32]
+Rows = Callable[[Indices], Floats]  # clips (K,) -> features (K, T, ...), from memory or from a file
 CONTRAST_FROM = 1 / 8  # of the epochs: CACE-Net's contrast is off before (avel.md 5.2)
 WEAK_FEE_FROM = 1 / 4  # of the epochs: FEE without segment labels waits for the gate (avel.md 9.2)
 ENOUGH_PARTNERS = 64  # samples of a batch from which WCCL needs no memory of earlier ones (avel.md 9.2)
 JUDGED_AT_ONCE = 32  # clips
-
-
-class Rows(Protocol):
-    """Features by clip: an array, or a file that is read when asked."""
-
-    def __call__(self, index: Indices) -> Floats:
-        """(K, T, ...) features of clips."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,8 +64,8 @@ def synthetic(law: SyntheticLaw) -> SegmentData:
     clip_classes = np.where(np.arange(count) < ends[-1], own, law.classes)
     return SegmentData(
         tuple(f"class {k}" for k in range(law.classes)),
-        visual.__getitem__,
-        audio.__getitem__,
+        lambda index: visual[index],
+        lambda index: audio[index],
         labels,
         clip_classes,
         np.ones(labels.shape, bool),
