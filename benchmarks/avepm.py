@@ -73,7 +73,7 @@ def cross_validate(
     }
     for number in range(3) if only is None else [only]:
         train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        network = fit_on(visual.take(train), audio.take(train), banks, config, seed * 10 + number)
+        network = fit_on(visual.take(train), audio.take(train), banks, config, seed * 10 + number).network
         for i in test.tolist():
             n = int((visual.valid[i] | audio.valid[i]).sum())
             both, ear, eye = network.scores(visual.x[i, :n], audio.x[i, :n], visual.valid[i, :n], audio.valid[i, :n])

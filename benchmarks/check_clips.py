@@ -21,13 +21,14 @@ def main() -> None:
     """Print one line per clip and the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", default="default")
+    parser.add_argument("--model", default="auto")
     options = parser.parse_args()
     folder = SHARED / "corpus"
     if not folder.is_dir():
         print(f"skipped: the research corpus is not at {SHARED}")
         return
     counts = dict.fromkeys(("found", "missed", "false alarms", "not in the vocabulary or tier"), 0)
-    with Session(Settings(classes=(options.classes,))) as session:
+    with Session(Settings(model=options.model, classes=(options.classes,))) as session:
         vocabulary = session.info.vocabulary
         shown = {vocabulary.names[i] for i in vocabulary.select(options.classes)}
         print(f"{'clip':30s} {'found':34s} {'missed':26s} false alarms")

@@ -139,7 +139,13 @@ class Additive:
         Returns:
             (n, C) in [0, 1] each: audible and visible, audible, visible. Rows not seen or not heard are 0.
         """
-        kinds = evidence(self.visual.votes(visual), self.audio.votes(audio), seen, heard)
+        return self.judged(self.visual.votes(visual), self.audio.votes(audio), seen, heard)
+
+    def judged(
+        self, visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]
+    ) -> tuple[Floats, Floats, Floats]:
+        """The same for given votes (n, C) of both media, wherever they come from."""
+        kinds = evidence(visual, audio, seen, heard)
         heard_, seen_ = heard[:, None], seen[:, None]
         return self.both.score(kinds) * (heard_ & seen_), self.ear.score(kinds) * heard_, self.eye.score(kinds) * seen_
 

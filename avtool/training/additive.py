@@ -8,7 +8,7 @@ fitted on pairs of items, matched and mismatched, scored with all items of the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ class FitConfig:
     """
 
     ridge: float = 1.0
-    scene_ridge: float = 1.0
+    scene_ridge: float = 2.0
     audio_share: float = 0.75
     real_share: float = 3.0
     positive: float = 5.0
@@ -192,7 +192,7 @@ def fit_medium(items: Items, clips: int, config: FitConfig) -> Fitted:
         found = fit_side(real, config.ridge)
         factor = sharpen(found.loo, real)
         side = found.side
-        return Fitted(Side(side.mean, side.scale, side.weight, side.bias, factor), found.loo * factor)
+        return Fitted(replace(side, sharpness=factor), found.loo * factor)
     scale, scenes = scales(real), items.take(np.arange(clips, len(items.x)))
     first, second = fit_side(real, config.ridge, scale), fit_side(scenes, config.scene_ridge, scale)
     shown = np.asarray(scenes.labels.any((0, 1)))
@@ -230,9 +230,18 @@ def _balance(
     return np.float32(sharp.exp()), np.float32(sharper.exp()), np.float32(offset)
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """A localizer with the votes (M, T, C) that each item gets from maps that never saw its file, as it takes them."""
+
+    network: Additive
+    visual: Floats
+    audio: Floats
+
+
 def fit(
     visual: Items, audio: Items, pairs: Sequence[tuple[int, int]], config: FitConfig, clips: int | None = None
-) -> Additive:
+) -> LeftOut:
     """Fit the whole localizer.
 
     Args:
@@ -242,30 +251,23 @@ def fit(
         clips: number of real items; None: all.
 
     Returns:
-        The network.
+        The network, and the left-out votes of all items.
     """
     count = len(visual.x) if clips is None else clips
     seeing, hearing = fit_medium(visual, count, config), fit_medium(audio, count, config)
-    share = np.float32(config.audio_share)
+    heard = hearing.loo * np.float32(config.audio_share)
     scenes = [
-        Scene(
-            seeing.loo[i],
-            hearing.loo[j] * share,
-            visual.valid[i],
-            audio.valid[j],
-            visual.labels[i],
-            audio.labels[j],
-        )
+        Scene(seeing.loo[i], heard[j], visual.valid[i], audio.valid[j], visual.labels[i], audio.labels[j])
         for i, j in pairs
     ]
     a, known = hearing.side, np.asarray(visual.labels[:count].any((0, 1)))
-    louder = Side(a.mean, a.scale, a.weight, a.bias, a.sharpness * config.audio_share)
+    louder = replace(a, sharpness=a.sharpness * config.audio_share)
     own = [scene for scene, (i, j) in zip(scenes, pairs, strict=True) if i == j < count]
     judges = (
         _spread(lower_foreign(judge, own, known, config.foreign_wins), config)
         for judge in fit_judges(scenes, config.positive, known)
     )
-    return Additive(seeing.side, louder, *judges)
+    return LeftOut(Additive(seeing.side, louder, *judges), seeing.loo, heard)
 
 
 def _spread(judge: Judge, config: FitConfig) -> Judge:

@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
 VERIFYING = 600  # composed picture scenes that teach the verifier, evenly taken from all
 EMPTY_EVERY = 12  # one scene in so many shows or sounds no class at all
 Floats = npt.NDArray[np.float32]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Pair:
     audio: Encoder
 
 
-def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+def save_arrays(path: Path, arrays: Arrays) -> None:
     """Cache arrays, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_stream(path) as stream:
@@ -92,7 +93,15 @@ def clip_labels(clips: Sequence[LabelledClip], valid: npt.NDArray[np.bool_], cla
     return truth
 
 
-def bank_items(corpus: Corpus, pair: Pair, split: str, count: int, work: Path, length: int) -> tuple[Items, Items]:
+def bank_items(
+    corpus: Corpus,
+    pair: Pair,
+    split: str,
+    count: int,
+    work: Path,
+    length: int,
+    more: tuple[Arrays, Arrays] | None = None,
+) -> tuple[Items, Items]:
     """Features of `count` composed sound scenes and as many picture scenes; cached in `work`.
 
     Args:
@@ -102,16 +111,20 @@ def bank_items(corpus: Corpus, pair: Pair, split: str, count: int, work: Path, l
         count: scenes of each kind.
         work: cache folder.
         length: rows that the items are padded to.
+        more: scenes of both media that follow the drawn ones: x (M, N, D), truth (M, N, C), source (M,) names.
     """
     seed = ("train", "val", "test").index(split)
-    sides = []
+    sides: list[Items] = []
     for number, make in ((2, _picture_bank), (1, _sound_bank)):
         encoder = pair.visual if number == 2 else pair.audio
         cache = work / f"{pair.name}-{encoder.modality}-scenes-{split}-{count}.npz"
         if not cache.exists():
             save_arrays(cache, make(corpus, encoder, split, count, np.random.default_rng((seed, number))))
         with np.load(cache) as archive:
-            sides.append(_bank(archive["x"], archive["truth"], numbered(archive["source"].tolist()), length))
+            found: list[Arrays] = [{k: archive[k] for k in ("x", "truth", "source")}]
+        found += [more[len(sides)]] if more else []
+        x, truth, source = (np.concatenate([part[k] for part in found]) for k in ("x", "truth", "source"))
+        sides.append(_bank(x, truth, numbered(source.tolist()), length))
     return sides[0], sides[1]
 
 
@@ -205,11 +218,14 @@ def _any(files: Sequence[Path], rng: np.random.Generator) -> Path:
     return files[int(rng.integers(len(files)))]
 
 
-def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+def teaching_pairs(
+    visual: Items, audio: Items, clips: int, rng: np.random.Generator, quadruples: int = 0
+) -> list[tuple[int, int]]:
     """Pairs (visual item, audio item) for the verifier; the first `clips` items are real, the rest composed scenes.
 
     Every clip twice with its own sound and once with another's; VERIFYING composed picture scenes once with a sound of
-    their class and once with any; some composed scenes crossed with real clips.
+    their class and once with any; some composed scenes crossed with real clips. The last items are `quadruples` pairs
+    of scenes, the two of a pair alike in all but the class: all four crossings.
     """
     pairs = [(i, i) for i in range(clips)] * 2 + [(i, int(rng.integers(clips))) for i in range(clips)]
     scenes = len(visual.x) - clips
@@ -221,4 +237,6 @@ def teaching_pairs(visual: Items, audio: Items, clips: int, rng: np.random.Gener
         pairs.append((clips + i, clips + int(rng.integers(scenes))))
         if clips and rng.random() < 0.3:
             pairs += [(clips + i, int(rng.integers(clips))), (int(rng.integers(clips)), clips + i)]
+    for k in range(len(visual.x) - 2 * quadruples, len(visual.x), 2):
+        pairs += [(k + i, k + j) for i in range(2) for j in range(2)]
     return pairs

@@ -15,9 +15,18 @@ from typing import Any
 import numpy as np
 
 from avtool.training import compose
-from avtool.training.compose import PictureLaw, SoundLaw, Span, draw_span, picture_scene, sound_scene, write_clip
+from avtool.training.compose import (
+    PictureLaw,
+    SoundLaw,
+    Span,
+    draw_span,
+    labels,
+    picture_scene,
+    sound_scene,
+    write_clip,
+)
 from avtool.training.corpus import Corpus, read_picture, read_sound, times
-from avtool.training.localizer import GRID, Pair, clip_features, encode_pictures, encode_sound
+from avtool.training.localizer import GRID, Arrays, Pair, clip_features, encode_pictures, encode_sound
 from avtool.training.views import Pixels, Wave
 
 RATE = Fraction(10)  # pictures per second
@@ -40,13 +49,17 @@ class Quadruple:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A quadruple as features: `clips[shown + sounding]` holds visual (N, Dv), audio (N, Da), seen (N,), heard (N,)."""
+    """A quadruple as features: `clips[shown + sounding]` holds visual (N, Dv), audio (N, Da), seen (N,), heard (N,).
+
+    `sources` names the picture and the sound of both classes, where they are known.
+    """
 
     first: int
     second: int
     start: float
     end: float
     clips: Mapping[str, Mapping[str, Any]]
+    sources: Sequence[tuple[str, str]] = ()
 
 
 def read(quadruples: Iterable[Quadruple], pair: Pair) -> Iterator[Encoded]:
@@ -71,7 +84,25 @@ def encode(corpus: Corpus, pair: Pair, split: str, per_class: int, seed: int) ->
             for i, a in enumerate(LETTERS)
             for j, b in enumerate(LETTERS)
         }
-        yield Encoded(draw.first, draw.second, draw.span.start, draw.span.end, clips)
+        sources = [(str(p.relative_to(corpus.root)), str(s.relative_to(corpus.root))) for s, p in draw.chosen]
+        yield Encoded(draw.first, draw.second, draw.span.start, draw.span.end, clips, sources)
+
+
+def scenes(quadruples: Sequence[Encoded], classes: int) -> tuple[Arrays, Arrays]:
+    """Scenes of both media as `bank_items` takes them: two per quadruple, of the first and of the second class."""
+    visual, audio, truth = [], [], []
+    for q in quadruples:
+        for letter, label in zip(LETTERS, (q.first, q.second), strict=True):
+            clip = q.clips[letter * 2]
+            visual.append(clip["visual"])
+            audio.append(clip["audio"])
+            truth.append(labels([Span(q.start, q.end, label)], len(clip["seen"]), classes))
+    table = np.stack(truth)
+    names = [[pair[side] for q in quadruples for pair in q.sources] for side in range(2)]
+    return (
+        {"x": np.stack(visual), "truth": table, "source": np.array(names[0])},
+        {"x": np.stack(audio), "truth": table, "source": np.array(names[1])},
+    )
 
 
 def make(corpus: Corpus, split: str, per_class: int, folder: Path, seed: int) -> Iterator[Quadruple]:

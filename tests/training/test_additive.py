@@ -355,7 +355,7 @@ def test_the_fit_finds_what_both_media_say(clips: int | None) -> None:
     visual, audio = items(120, 0, 0.7), items(120, 1, 0.7, kind=1)
     rng = np.random.default_rng(0)
     pairs = [(i, i) for i in range(120)] + [(i, int(rng.integers(120))) for i in range(120)]
-    network = fit(visual, audio, pairs, FitConfig(), clips)
+    network = fit(visual, audio, pairs, FitConfig(), clips).network
     other_v, other_a = items(60, 10, 0.7), items(60, 11, 0.7, kind=1)
     every = np.ones(ROWS, bool)
     kept, rejected = [], []
@@ -391,5 +391,5 @@ def test_the_judges_learn_from_the_pairs_as_given(monkeypatch: pytest.MonkeyPatc
 
 def test_the_fit_is_reproducible() -> None:
     visual, audio, pairs = items(30), items(30, 1), [(i, i) for i in range(30)]
-    first, again = (fit(visual, audio, pairs, FitConfig(), 12).tensors() for _ in range(2))
+    first, again = (fit(visual, audio, pairs, FitConfig(), 12).network.tensors() for _ in range(2))
     assert all(torch.equal(first[k], again[k]) for k in first)

@@ -190,6 +190,10 @@ def test_pairs_that_teach() -> None:
         partners = [drawn[1][j - clips] for v, j in composed if v == i]
         assert shown is None or shown in partners  # once with a sound of its class ...
         assert len(partners) == (1 if shown is None else 2)  # ... and once with any
+    more = teaching_pairs(visual, audio, clips, np.random.default_rng(1), quadruples=2)
+    last = clips + scenes
+    assert more[: len(pairs)] == pairs
+    assert more[len(pairs) :] == [(k + i, k + j) for k in (last - 4, last - 2) for i in (0, 1) for j in (0, 1)]
 
 
 def test_pairs_without_clips_or_scenes() -> None:

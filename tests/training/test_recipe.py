@@ -22,6 +22,8 @@ from avtool.training.recipe import (
     Release,
     Trial,
     additive_release,
+    as_left_out,
+    ask_votes,
     best_scores,
     candidates,
     choose_thresholds,
@@ -164,8 +166,36 @@ def release(material: Material) -> Release:
 
 
 def test_the_material(corpus: Corpus, material: Material) -> None:
-    assert len(material.visual.x) == 6 and len(material.bank[0].x) == len(material.bank[1].x) == 48
-    assert material.visual.x.shape[1] == material.bank[0].x.shape[1] and len(material.quadruples) == 6
+    assert len(material.taught) == len(material.quadruples) == 6
+    assert len(material.visual.x) == 6 and len(material.bank[0].x) == len(material.bank[1].x) == 48 + 2 * 6
+    assert material.visual.x.shape[1] == material.bank[0].x.shape[1]
+
+
+def test_quadruples_are_the_last_scenes_of_the_bank(material: Material) -> None:
+    for side, medium in enumerate(("visual", "audio")):
+        items = material.bank[side]
+        for k, q in enumerate(material.taught):
+            for i, label in enumerate((q.first, q.second)):
+                at = 48 + 2 * k + i
+                x = q.clips["ab"[i] * 2][medium]
+                np.testing.assert_array_equal(items.x[at, : len(x)], x)
+                assert items.labels[at].any(0).nonzero()[0].tolist() == [label]
+        shared = {s for s in items.source[48:].tolist() if s in set(items.source[:48].tolist())}
+        assert shared  # drawn from the same files, and known to be
+
+
+def test_what_is_asked_about_a_taught_quadruple_was_learnt_without_its_files(material: Material) -> None:
+    m = material
+    left = fit_on(m.visual, m.audio, m.bank, FitConfig(), 0, len(m.taught))
+    asked = list(as_left_out(left, m.taught))
+    for k, (q, votes) in enumerate(zip(m.taught, asked, strict=True)):
+        clip, start = votes.clips["ba"], len(left.visual) - 2 * len(m.taught) + 2 * k
+        np.testing.assert_array_equal(clip["visual"], left.visual[start + 1, : len(clip["seen"])])
+        np.testing.assert_array_equal(clip["audio"], left.audio[start, : len(clip["seen"])])
+        own = left.network.visual.votes(q.clips["ba"]["visual"])
+        assert not np.allclose(clip["visual"], own, atol=1e-3)
+    got = trials(ask_votes(left.network), 3, asked)
+    assert len(got) == 6 * len(m.taught)
 
 
 def test_peaks_of_true_pairs(material: Material) -> None:
@@ -210,8 +240,8 @@ def test_no_clip_is_scored_by_a_fit_that_saw_it(material: Material, monkeypatch:
 
     def noted(visual: object, audio: object, *rest: object) -> object:
         fitted.append({row.tobytes() for row in visual.x})  # type: ignore[attr-defined]
-        network = original(visual, audio, *rest)  # type: ignore[arg-type]
-        scores = network.scores
+        left = original(visual, audio, *rest)  # type: ignore[arg-type]
+        network, scores = left.network, left.network.scores
 
         def checked(v: np.ndarray, *others: np.ndarray) -> object:
             clip = next(x for x in material.visual.x if (x[: len(v)] == v).all())
@@ -219,7 +249,7 @@ def test_no_clip_is_scored_by_a_fit_that_saw_it(material: Material, monkeypatch:
             return scores(v, *others)
 
         object.__setattr__(network, "scores", checked)
-        return network
+        return left
 
     monkeypatch.setattr(recipe, "fit_on", noted)
     clips = material.corpus.clips()
