@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	@cat $(DEMO_OUT)/demo.events.srt
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
