@@ -41,7 +41,10 @@ log = logging.getLogger("avtool")
 TIER_AP = 0.3  # out-of-fold average precision from which a class is in the default tier
 TIER_TIOU = 0.3
 FALSE_ALARMS = 0.004  # share of the clips of other classes in which a class may fire: a third of the clips in all
-STRANGE = 0.01  # ... and share of composed scenes, whose material no clip resembles, in which a class of clips may fire
+STRANGE = 0.01  # ... of composed scenes of other classes in which a class of clips may fire
+NOTHING = (
+    0.015  # ... and of scenes of no class at all: unlabelled pictures with unlabelled sounds
+)
 SHRINKAGE = 4  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
 KEEPING = 0.1  # keeping true pairs is held to a standard higher by this: it falls most on pictures not chosen on
 LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
@@ -283,6 +286,26 @@ def scene_peaks(ask: Ask, classes: int, quadruples: Iterable[Encoded]) -> tuple[
     return np.array([label for label, _ in pairs]), peaks
 
 
+def empty_peaks(ask: Ask, classes: int, bank: tuple[Items, Items], visual: Any, audio: Any) -> Floats:
+    """The best score of each class (M, C) in scenes that show nothing, each with a scene's sound that says nothing.
+
+    Args:
+        ask: a localizer.
+        classes: C.
+        bank: composed scenes of both media.
+        visual, audio: (N, T, D) what `ask` takes for each scene of the bank.
+    """
+    rng = np.random.default_rng(0)
+    blank, silent = (np.flatnonzero(~items.labels.any((1, 2))) for items in bank)
+    found = []
+    for i, j in zip(blank, rng.choice(silent, len(blank)), strict=True):
+        rows = min(int(bank[0].valid[i].sum()), int(bank[1].valid[j].sum()))
+        every = np.ones(rows, bool)
+        clip = {"visual": visual[i, :rows], "audio": audio[j, :rows], "seen": every, "heard": every}
+        found.append(best_scores(ask(clip)[0], classes))
+    return np.stack(found)
+
+
 def strange_thresholds(labels: npt.NDArray[np.int64], peaks: Floats, chosen: Iterable[int]) -> dict[int, float]:
     """The threshold at which a class fires in STRANGE of the scenes of other classes."""
     return {
@@ -346,7 +369,9 @@ def additive_release(name: str, material: Material, config: FitConfig) -> Releas
     sides = (ask_additive(left.network), m.quadruples), (ask_votes(left.network), list(as_left_out(left, m.taught)))
     found = [scene_peaks(ask, count, quadruples) for ask, quadruples in sides]
     peaks = np.concatenate([labels for labels, _ in found]), np.concatenate([table for _, table in found])
-    return _judged(name, "additive", left.network.tensors(), m.corpus, answers + known, peaks, runs, settings)
+    votes = (part[len(clips) :] for part in (left.visual, left.audio))
+    empty = empty_peaks(ask_votes(left.network), count, m.bank, *votes)
+    return _judged(name, "additive", left.network.tensors(), m.corpus, answers + known, peaks, empty, runs, settings)
 
 
 def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
@@ -360,7 +385,8 @@ def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
         tensors |= {f"{side}.mean": torch.from_numpy(mean), f"{side}.scale": torch.from_numpy(scale)}
     settings = {"nms": '"gaussian"', "sigma": "0.4", "config": f"'{describe(network.config)}'"}
     peaks = scene_peaks(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
-    return _judged(name, "loco", tensors, m.corpus, answers, peaks, runs, settings)
+    empty = empty_peaks(ask_loco(network, data), len(m.corpus.classes), m.bank, m.bank[0].x, m.bank[1].x)
+    return _judged(name, "loco", tensors, m.corpus, answers, peaks, empty, runs, settings)
 
 
 def _judged(
@@ -370,19 +396,20 @@ def _judged(
     corpus: Corpus,
     answers: Sequence[Trial],
     peaks: tuple[npt.NDArray[np.int64], Floats],
+    empty: Floats,
     runs: Sequence[Sequence[Proposals]],
     settings: Mapping[str, str],
 ) -> Release:
     """Thresholds and tiers.
 
     A class that scenes show must be right on scenes; one that only clips show must be quiet on clips of other classes
-    and on scenes, as two clips are too few to ask what it keeps.
+    and on scenes, those of no class included, as two clips are too few to ask what it keeps.
     """
     clips, count = corpus.clips(), len(corpus.classes)
     real, composed = clip_thresholds(runs, clips, count), choose_thresholds(answers)
     log.info("%s: composed val at the chosen thresholds: %s", name, rates(answers, composed))
-    strange = strange_thresholds(*peaks, real)
-    chosen = {c: max(real[c], strange[c]) for c in real} | composed
+    strange, nothing = strange_thresholds(*peaks, real), np.clip(np.quantile(empty, 1 - NOTHING, 0), LOWEST, HIGHEST)
+    chosen = {c: max(real[c], strange[c], float(nothing[c])) for c in real} | composed
     thresholds = tuple(round(chosen[c], 4) for c in range(count))
     ap = {**scene_ap(answers), **clip_ap(runs, clips)}
     tiers = tuple("default" if ap[c] >= TIER_AP else "experimental" for c in range(count))

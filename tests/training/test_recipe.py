@@ -30,6 +30,7 @@ from avtool.training.recipe import (
     clip_ap,
     clip_thresholds,
     cut_to,
+    empty_peaks,
     fit_on,
     gather,
     loco_release,
@@ -211,6 +212,21 @@ def test_peaks_of_true_pairs(material: Material) -> None:
     assert labels.tolist() == [label for q in quads for label in (q.first, q.second)]
     assert peaks.tolist() == [[0, 0.25 * k, 0] for k in range(1, 5)]
     assert asked == [float(q.clips[k]["visual"].sum() + q.clips[k]["audio"].sum()) for q in quads for k in ("aa", "bb")]
+
+
+def test_peaks_of_scenes_of_nothing(material: Material) -> None:
+    asked: list[tuple[bytes, bytes]] = []
+
+    def ask(found: Mapping[str, Any]) -> list[Proposals]:
+        asked.append((found["visual"].tobytes(), found["audio"].tobytes()))
+        return [proposals((0, 10, len(asked) % 3, 0.5))] * 3
+
+    visual, audio = (items.x for items in material.bank)
+    peaks = empty_peaks(ask, 3, material.bank, visual, audio)
+    empty = [[i for i in range(60) if not items.labels[i].any()] for items in material.bank]
+    assert len(peaks) == len(asked) == len(empty[0]) == 4 and peaks.sum(0).tolist() == [0.5, 1.0, 0.5]
+    assert [a for a, _ in asked] == [visual[i, : material.bank[0].valid[i].sum()].tobytes() for i in empty[0]]
+    assert {b for _, b in asked} <= {audio[i, : material.bank[1].valid[i].sum()].tobytes() for i in empty[1]}
 
 
 def test_questions_about_a_quadruple(material: Material) -> None:
