@@ -42,9 +42,7 @@ TIER_AP = 0.3  # out-of-fold average precision from which a class is in the defa
 TIER_TIOU = 0.3
 FALSE_ALARMS = 0.004  # share of the clips of other classes in which a class may fire: a third of the clips in all
 STRANGE = 0.01  # ... of composed scenes of other classes in which a class of clips may fire
-NOTHING = (
-    0.015  # ... and of scenes of no class at all: unlabelled pictures with unlabelled sounds
-)
+NOTHING = 0.015  # ... and of scenes of no class at all: unlabelled pictures with unlabelled sounds
 SHRINKAGE = 4  # pooled scenes that every class's own scenes are mixed with when its threshold is chosen
 KEEPING = 0.1  # keeping true pairs is held to a standard higher by this: it falls most on pictures not chosen on
 LOWEST, HIGHEST = 0.02, 0.95  # thresholds stay inside
