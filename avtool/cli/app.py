@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 
 from avtool import __version__, interrupts
-from avtool.cli import batch, console, cut, evaluate, export, extract, import_model, inspect, localize, view, weights
+from avtool.cli import (
+    batch,
+    console,
+    cut,
+    evaluate,
+    export,
+    extract,
+    import_model,
+    inspect,
+    localize,
+    train,
+    view,
+    weights,
+)
 from avtool.errors import AvtoolError, DeviceError, Interrupted, OutputError, UsageError
 
 app = typer.Typer(
@@ -32,6 +45,7 @@ for name, function, summary in (
     ("cut", cut.command, "Write the events of timelines as clips."),
     ("extract-features", extract.command, "Write the features of videos as .npz."),
     ("batch", batch.command, "Localize every video of a folder, resumably."),
+    ("train", train.command, "Train a localizer."),
     ("import-model", import_model.command, "Make a model of an official CACE-Net checkpoint."),
     ("models", inspect.models, "List the models, their classes and licences."),
     ("info", inspect.info, "Show what is in videos, without analysing them."),

@@ -264,3 +264,33 @@ def reliability_diagram(sure: Reliability) -> bytes:
     below.bar(middle, sure.counts, width, color="#888888")
     below.set(xlabel="confidence", ylabel="count")
     return _png(figure)
+
+
+# ---- training ----------------------------------------------------------------------------------------------
+
+
+def training_curves(history: Sequence[Mapping[str, float]], metric: str) -> bytes:
+    """The parts of the loss, and the figures on held-out data, over the epochs of a training.
+
+    Args:
+        history: a record for each epoch: "epoch", "train/NAME" and "SPLIT/NAME".
+        metric: NAME of the figure by which an epoch is chosen.
+    """
+    figure = _figure(8.0, 3.4)
+    left, right = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for name in (n for n in history[0] if n.startswith("train/")):
+        strong = name == "train/loss"
+        line = {"color": "#222222", "linewidth": 2} if strong else {"linewidth": 1}
+        left.plot(epochs, [record[name] for record in history], label=name.removeprefix("train/"), **line)
+    for name in (n for n in history[0] if "/" in n and not n.startswith("train/")):
+        right.plot(epochs, [record[name] for record in history], label=name, marker=".", markersize=3)
+        if name.partition("/")[2] == metric:
+            best = max(history, key=lambda record: record[name])
+            right.plot(best["epoch"], best[name], "o", color=BAD)
+    left.set(xlabel="epoch", title="loss")
+    right.set(xlabel="epoch", title=metric)
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7, frameon=False)
+    return _png(figure)

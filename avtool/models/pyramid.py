@@ -30,6 +30,15 @@ def standardise(x: Floats, mean: Floats, scale: Floats) -> Floats:
     return normalise(x, mean, scale) * np.float32(x.shape[-1] ** 0.5)
 
 
+def take_sides(tensors: dict[str, torch.Tensor]) -> dict[str, tuple[Floats, Floats]]:
+    """Takes mean and scale of each side out of a model's tensors, where it has them."""
+    return {
+        s: (tensors.pop(f"{s}.mean").float().numpy(), tensors.pop(f"{s}.scale").float().numpy())
+        for s in SIDES
+        if f"{s}.mean" in tensors
+    }
+
+
 def pyramid_levels(
     output: LoCoOutput, present: npt.NDArray[np.bool_] | None = None, clip: int = 0
 ) -> tuple[PyramidLevel, ...]:
@@ -78,11 +87,7 @@ class PyramidLocalizer:
         tensors = weights.load(file)
         try:
             network = NETWORKS[info.kind](json.loads(str(info.settings["config"])))
-            sides = {
-                s: (tensors.pop(f"{s}.mean").float().numpy(), tensors.pop(f"{s}.scale").float().numpy())
-                for s in SIDES
-                if f"{s}.mean" in tensors
-            }
+            sides = take_sides(tensors)
             network.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
             raise WeightsError(

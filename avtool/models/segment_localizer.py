@@ -20,6 +20,7 @@ from avtool.files import printable
 from avtool.models.cacenet import CACENet, CACENetConfig
 from avtool.models.ccln import CCLN, CCLNConfig
 from avtool.models.loco_segments import LoCoSegments
+from avtool.models.pyramid import standardise, take_sides
 from avtool.models.zoo import ModelInfo, WindowOutput
 
 Floats = npt.NDArray[np.float32]
@@ -58,10 +59,18 @@ class Judged:
 
 
 class SegmentLocalizer:
-    """One of `NETWORKS` with its weights; windows of a long video are judged as if each were a clip."""
+    """One of `NETWORKS` with its weights; windows of a long video are judged as if each were a clip.
 
-    def __init__(self, info: ModelInfo, network: nn.Module) -> None:
-        self.info, self.network = info, network
+    Args:
+        info: its description.
+        network: with weights.
+        sides: "visual", "audio" -> mean and scale by which features are standardised first, if they are.
+    """
+
+    def __init__(
+        self, info: ModelInfo, network: nn.Module, sides: Mapping[str, tuple[Floats, Floats]] | None = None
+    ) -> None:
+        self.info, self.network, self._sides = info, network, sides or {}
 
     @classmethod
     def from_file(cls, info: ModelInfo, file: Path, device: torch.device) -> SegmentLocalizer:
@@ -72,12 +81,13 @@ class SegmentLocalizer:
         """
         tensors = weights.load(file)
         try:
+            sides = take_sides(tensors)
             network = NETWORKS[info.kind](json.loads(str(info.settings["config"])))
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except (KeyError, TypeError, ValueError, RuntimeError, UsageError) as error:
             why = str(error).splitlines()[0]
             raise WeightsError(f"{printable(file.name)} is not the network its description says", why) from None
-        return cls(info, network.eval().to(device))
+        return cls(info, network.eval().to(device), sides)
 
     def judge(self, visual: Floats, audio: Floats, threshold: float = 0.5) -> Judged:
         """Labels and scores of clips, e.g. of a data set.
@@ -91,6 +101,8 @@ class SegmentLocalizer:
             UsageError: the features do not fit the network.
         """
         device = next(self.network.parameters()).device
+        given = {"visual": visual, "audio": audio}
+        visual, audio = (standardise(x, *self._sides[s]) if s in self._sides else x for s, x in given.items())
         with torch.inference_mode():
             answer: Answer = self.network(torch.from_numpy(visual).to(device), torch.from_numpy(audio).to(device))
             labels, curve = answer.labels(threshold), answer.curve()

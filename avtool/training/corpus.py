@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,6 +45,29 @@ class LabelledClip:
     def fills(self) -> bool:
         """The event fills at least 0.8 of the clip."""
         return self.offset - self.onset >= 0.8 * self.duration
+
+
+class Library(Protocol):
+    """Labelled sounds and pictures that scenes can be composed of; `root` is the folder that holds them all."""
+
+    root: Path
+
+    @property
+    def classes(self) -> tuple[EventClass, ...]:
+        """In the order of their indices."""
+        ...
+
+    def sounds(self, split: str) -> Mapping[int, list[Path]]:
+        """Class index -> sound files of a split."""
+        ...
+
+    def pictures(self, split: str) -> Mapping[int, list[Path]]:
+        """Class index -> picture files of a split."""
+        ...
+
+    def backgrounds(self, split: str) -> tuple[list[Path], list[Path]]:
+        """Sounds and pictures of no class."""
+        ...
 
 
 class Corpus:

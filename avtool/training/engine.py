@@ -125,7 +125,7 @@ class Trainer:
         fingerprint: of all that the curve depends on; a checkpoint with another one is refused.
         device: where.
         on_epoch: gets all records after each epoch.
-        on_progress: gets "epoch i of n", steps done, steps.
+        on_progress: gets "train", steps done, steps of all epochs.
         save_seconds: between two checkpoints inside an epoch.
     """
 
@@ -180,7 +180,7 @@ class Trainer:
             waited += wait
             self._step(batch, len(batches))
             now.step += 1
-            self.on_progress(f"epoch {now.epoch + 1} of {self.recipe.epochs}", now.step, len(batches))
+            self.on_progress("train", now.epoch * len(batches) + now.step, self.recipe.epochs * len(batches))
             if time.monotonic() - saved > self.save_seconds and now.step < len(batches):
                 self._save()
                 saved = time.monotonic()

@@ -20,7 +20,7 @@ from avtool.media.request import DecodeRequest
 from avtool.timegrid import Grid
 from avtool.training.additive import Items
 from avtool.training.compose import RATE, PictureLaw, SoundLaw, Span, draw_span, labels, picture_scene, sound_scene
-from avtool.training.corpus import Corpus, LabelledClip, read_picture, read_sound
+from avtool.training.corpus import Corpus, LabelledClip, Library, read_picture, read_sound
 
 log = logging.getLogger("avtool")
 GRID = Grid()
@@ -94,7 +94,7 @@ def clip_labels(clips: Sequence[LabelledClip], valid: npt.NDArray[np.bool_], cla
 
 
 def bank_items(
-    corpus: Corpus,
+    corpus: Library,
     pair: Pair,
     split: str,
     count: int,
@@ -148,7 +148,7 @@ def numbered(files: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _sound_bank(
-    corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
+    corpus: Library, encoder: Encoder, split: str, count: int, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
     files, backgrounds, law = corpus.sounds(split), corpus.backgrounds(split)[0], SoundLaw()
     classes = sorted(files)
@@ -179,7 +179,7 @@ def encode_sound(wave: Floats, encoder: Encoder) -> Floats:
 
 
 def _picture_bank(
-    corpus: Corpus, encoder: Encoder, split: str, count: int, rng: np.random.Generator
+    corpus: Library, encoder: Encoder, split: str, count: int, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
     files, backgrounds, law = corpus.pictures(split), corpus.backgrounds(split)[1], PictureLaw()
     classes = sorted(files)

@@ -51,13 +51,16 @@ def events_of(labels: Bools) -> Events:
     return Events(table[:, :2], table[:, 2].long())
 
 
+def scale_of(rows: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Mean (D,) and scale (D,) of features (N, D) for `standardise`; a dimension that hardly moves is not blown up."""
+    return rows.mean(0), rows.std(0) + 0.1 * rows.std()
+
+
 class Standard:
     """Standardised features of the items as tensors."""
 
     def __init__(self, visual: Items, audio: Items) -> None:
-        self.sides = [
-            (flat.mean(0), flat.std(0) + 0.1 * flat.std()) for flat in (visual.x[visual.valid], audio.x[audio.valid])
-        ]
+        self.sides = [scale_of(flat) for flat in (visual.x[visual.valid], audio.x[audio.valid])]
         self.visual, self.audio = (self.apply(k, items.x) for k, items in enumerate((visual, audio)))
 
     def apply(self, side: int, x: npt.NDArray[np.float32]) -> Tensor:

@@ -25,7 +25,7 @@ from avtool.training.compose import (
     sound_scene,
     write_clip,
 )
-from avtool.training.corpus import Corpus, read_picture, read_sound, times
+from avtool.training.corpus import Library, read_picture, read_sound, times
 from avtool.training.localizer import GRID, Arrays, Pair, clip_features, encode_pictures, encode_sound
 from avtool.training.views import Pixels, Wave
 
@@ -69,7 +69,7 @@ def read(quadruples: Iterable[Quadruple], pair: Pair) -> Iterator[Encoded]:
         yield Encoded(q.first, q.second, q.start, q.end, clips)
 
 
-def encode(corpus: Corpus, pair: Pair, split: str, per_class: int, seed: int) -> Iterator[Encoded]:
+def encode(corpus: Library, pair: Pair, split: str, per_class: int, seed: int) -> Iterator[Encoded]:
     """Quadruples of the same law that are never written: no codec between scene and encoder, ten times as fast."""
     short = pair.visual.pictures.short if pair.visual.pictures else None
     size = SIZE if short is None else (short, round(short * SIZE[1] / SIZE[0]))
@@ -105,7 +105,7 @@ def scenes(quadruples: Sequence[Encoded], classes: int) -> tuple[Arrays, Arrays]
     )
 
 
-def make(corpus: Corpus, split: str, per_class: int, folder: Path, seed: int) -> Iterator[Quadruple]:
+def make(corpus: Library, split: str, per_class: int, folder: Path, seed: int) -> Iterator[Quadruple]:
     """Write quadruples, `per_class` for each class that can be composed, from files of one split only.
 
     Args:
@@ -140,7 +140,7 @@ class _Draw:
     seed: int
 
 
-def _draws(corpus: Corpus, split: str, per_class: int, seed: int) -> Iterator[_Draw]:
+def _draws(corpus: Library, split: str, per_class: int, seed: int) -> Iterator[_Draw]:
     sounds, pictures = corpus.sounds(split), corpus.pictures(split)
     under, behind = corpus.backgrounds(split)
     classes = [i for i, c in enumerate(corpus.classes) if c.composed and i in sounds and i in pictures]

@@ -104,13 +104,14 @@ class SegmentTask:
     def load(self, index: Indices, rng: np.random.Generator) -> Batch:
         """Features, mask and targets; weak: no segment label is read."""
         clips = self._train[index]
-        batch = self._inputs(clips) | {"classes": torch.from_numpy(self.data.clip_classes[clips])}
+        batch = self.inputs(clips) | {"classes": torch.from_numpy(self.data.clip_classes[clips])}
         if not self.weak:
             labels = self.data.labels[clips]
             batch["events"] = torch.from_numpy((labels != self.data.background).astype(np.float32))
         return batch
 
-    def _inputs(self, clips: Indices) -> dict[str, Tensor]:
+    def inputs(self, clips: Indices) -> dict[str, Tensor]:
+        """Features and mask of clips of any split."""
         visual, audio = self.data.visual(clips), self.data.audio(clips)
         mask = torch.from_numpy(self.data.valid[clips])
         return {"visual": torch.from_numpy(visual), "audio": torch.from_numpy(audio), "mask": mask}
@@ -131,7 +132,7 @@ class SegmentTask:
         parameter = next(network.parameters())
         found, wide = [], parameter.dtype
         for start in range(0, len(clips), JUDGED_AT_ONCE):
-            part = self._inputs(clips[start : start + JUDGED_AT_ONCE])
+            part = self.inputs(clips[start : start + JUDGED_AT_ONCE])
             inputs = (part[name].to(parameter.device, wide) for name in ("visual", "audio"))
             found.append(network(*inputs, part["mask"].to(parameter.device)).labels().cpu().numpy())
         return segment_figures(np.concatenate(found), self.data, clips)

@@ -41,7 +41,7 @@ class SyntheticLaw:
     visual: int = 32
     audio: int = 24
     positions: int = 0
-    own: float = 1.5
+    own: float = 1.2
     noise: float = 0.4
     whole: float | None = None
     seed: int = 0

@@ -28,7 +28,7 @@ IDS = [" ".join(("avtool", *path)) for path, _ in EVERY]
 
 def test_the_commands_are_these() -> None:
     assert [" ".join(path) for path, _ in EVERY] == [
-        "", "localize", "export", "view", "cut", "extract-features", "batch", "import-model", "models", "info",
+        "", "localize", "export", "view", "cut", "extract-features", "batch", "train", "import-model", "models", "info",
         "doctor",
         "evaluate", "evaluate ave", "evaluate cml", "evaluate detections", "evaluate dense", "evaluate clips",
         "evaluate cost", "evaluate pictures",
