@@ -473,7 +473,7 @@ def best_threshold(truth: Segments, found: Segments) -> float:
 def fit_bank(work: Experiment, bank: Bank, paths: Paths) -> Result:
     """Fits on composed scenes; thresholds from composed quadruples of files that it was not fitted on."""
     rng = np.random.default_rng(work.training.seed)
-    network = fit(*bank.train, teaching_pairs(*bank.train, 0, rng), FitConfig(**work.settings))
+    network = fit(*bank.train, teaching_pairs(*bank.train, 0, rng), FitConfig(**work.settings)).network
     answers, count = (
         trials(ask_additive(network), len(bank.library.names), _validation(bank, work)),
         len(bank.library.names),
@@ -500,7 +500,8 @@ def fit_footage(work: Experiment, footage: Footage, paths: Paths) -> Result:
     visual, audio, _ = sources.footage_items(footage, "train")
     if not len(visual.x):
         raise UsageError("there is nothing to train on", "the training split is empty")
-    network = fit(visual, audio, teaching_pairs(visual, audio, len(visual.x), rng), FitConfig(**work.settings))
+    pairs = teaching_pairs(visual, audio, len(visual.x), rng)
+    network = fit(visual, audio, pairs, FitConfig(**work.settings)).network
     parts, events = [], []
     for i, clip in enumerate(footage.clips):
         if clip.split == "val":
