@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from avtool.models import zoo
 from avtool.pipeline import localize
 from avtool.session import Session
 from avtool.settings import Settings
@@ -21,7 +22,7 @@ def main() -> None:
     """Print one line per clip and the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", default="default")
-    parser.add_argument("--model", default="auto")
+    parser.add_argument("--model", default=zoo.DEFAULT)
     options = parser.parse_args()
     folder = SHARED / "corpus"
     if not folder.is_dir():
