@@ -126,9 +126,10 @@ class Extractor:
     @cached_property
     def visual(self) -> Encoder:
         """The encoder of pictures."""
-        from avtool.features.encoders.catalog import VISUAL
+        from avtool.features.encoders.catalog import with_file
 
-        return self._encoder("visual", self.settings.visual, VISUAL)
+        known, wanted = with_file(self.settings.visual)
+        return self._encoder("visual", wanted, known)
 
     @cached_property
     def audio(self) -> Encoder:

@@ -90,10 +90,11 @@ class Session:
     @cached_property
     def visual(self) -> Encoder:
         """The encoder of pictures."""
-        from avtool.features.encoders.catalog import VISUAL
+        from avtool.features.encoders.catalog import with_file
 
-        known = _as_read(VISUAL, self.info, "pool")
-        return choose_encoder("visual", self.settings.visual, self.info.visual, known, self.device)
+        every, wanted = with_file(self.settings.visual)
+        known = _as_read(every, self.info, "pool")
+        return choose_encoder("visual", wanted, self.info.visual, known, self.device)
 
     @cached_property
     def audio(self) -> Encoder:

@@ -59,7 +59,9 @@ Model = Annotated[
 Visual = Annotated[
     str | None,
     _option(
-        "--visual", metavar="NAME", help="Encoder for pictures. [default: the best installed that the model can read]"
+        "--visual",
+        metavar="NAME",
+        help="Encoder for pictures, or the file of a tuned one. [default: the best installed that the model can read]",
     ),
 ]
 Audio = Annotated[

@@ -97,7 +97,7 @@ def plan(durations: Sequence[float], lengths: Sequence[float], grid: Grid) -> Pl
     if not durations:
         raise UsageError("there are no clips to plan for")
     rows = np.array([grid.count(d) for d in durations])
-    needed = max(1, int(np.ceil(np.quantile(rows, COVERED))))
+    needed = max(1, int(np.ceil(np.quantile(rows, COVERED, method="inverted_cdf"))))
     levels = max(n for n in range(1, MOST_LEVELS + 1) if n == 1 or _rounded(needed, n) // 2 ** (n - 1) >= FEWEST_ROWS)
     length = _rounded(needed, levels)
     short = float(np.mean([x < 2 * grid.stride for x in lengths])) if lengths else 0.0

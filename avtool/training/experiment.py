@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from avtool import __version__
@@ -35,6 +36,7 @@ from avtool.training.additive import FitConfig, fit
 from avtool.training.datasets.dense import FEATURES
 from avtool.training.dense import DenseData, DenseTask, gathered, plan, true_segments
 from avtool.training.engine import Indices, Outcome, Record, Task, Trainer
+from avtool.training.finetune import ContrastConfig, ContrastTask, TunedVideo, trainable, tuned_tensors
 from avtool.training.localizer import teaching_pairs
 from avtool.training.loco import runs
 from avtool.training.optimisation import Recipe
@@ -46,7 +48,7 @@ from avtool.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parent / "configs"
 SEGMENT_NETWORKS, DENSE_NETWORKS = ("cace", "ccln", "loco-segments"), ("loco", "unav")
-NETWORKS = (*SEGMENT_NETWORKS, *DENSE_NETWORKS, "additive")
+NETWORKS = (*SEGMENT_NETWORKS, *DENSE_NETWORKS, "additive", "encoder")
 TABLES = ("data", "settings", "training", "rows")
 KEYS = ("name", "network", "about", "base", *TABLES)
 QUADRUPLES = 8  # validation quadruples of a class, for the thresholds of the additive localizer
@@ -326,6 +328,8 @@ def train(
         raise UsageError(
             f"{printable(paths('.toml'))} exists", "this model is trained already", "--overwrite begins anew"
         )
+    if work.network == "encoder":
+        return tune(work, paths, device, hooks)
     source = open_source(work, paths.cache, hooks.progress)
     if isinstance(source, Bank):
         return fit_bank(work, source, paths)
@@ -337,8 +341,8 @@ def train(
 def _train_network(work: Experiment, source: Source, paths: Paths, device: torch.device, hooks: Hooks) -> Result:
     task = make_task(work, source)
     trainer = Trainer(
-        task, work.training, paths(".checkpoint.safetensors"), fingerprint(work, source.identity, task), device,
-        lambda history: _report(history, paths, task.metric, hooks), hooks.progress,
+        task, work.training, paths(".checkpoint.safetensors"), fingerprint(work, source.identity, task.settings),
+        device, lambda history: _report(history, paths, task.metric, hooks), hooks.progress,
     )  # fmt: skip
     outcome = trainer.run()
     info = describe(work, source, task, outcome.network)
@@ -350,12 +354,12 @@ def _train_network(work: Experiment, source: Source, paths: Paths, device: torch
     return Result(model, figures, len(outcome.history), outcome.best + 1, source.notes)
 
 
-def fingerprint(work: Experiment, identity: Mapping[str, Any], task: SegmentTask | DenseTask) -> str:
+def fingerprint(work: Experiment, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Of everything that the curve depends on."""
     parts = {
         "version": __version__,
         "network": work.network,
-        "settings": task.settings,
+        "settings": settings,
         "training": asdict(work.training),
         "data": {**asdict(work.data), "path": "", "table": "", "categories": ""},
         "identity": identity,
@@ -535,6 +539,45 @@ def _write_additive(
     write_atomic(paths(".metrics.jsonl"), json.dumps(dict(figures)) + "\n")
     write_atomic(paths(".train.toml"), as_toml(work.table))
     return Result(model, figures, 0, 0, notes)
+
+
+# ---- an encoder, tuned -------------------------------------------------------------------------------------
+
+
+def tune(work: Experiment, paths: Paths, device: torch.device, hooks: Hooks) -> Result:
+    """Tunes an encoder of pictures against one of sound on a folder of videos; their labels are not read."""
+    if work.data.kind != "folder":
+        raise UsageError("an encoder is tuned on videos", hint="data.kind = folder")
+    config = ContrastConfig.from_settings(work.settings)
+    footage = sources.read_footage(work.data, paths.cache, hooks.progress)
+    base, folder, videos = footage.visual, Path(work.data.path), []
+    for clip, found in zip(footage.clips, footage.features, strict=True):
+        if found.audio is not None and found.visual is not None and found.heard.any():
+            sound = found.audio[found.heard].mean(0)
+            videos.append(TunedVideo(folder / clip.name, clip.duration, sound, clip.split))
+    if not videos:
+        raise UsageError("there is nothing to tune on", "no video has both pictures and sound")
+    torch.manual_seed(work.training.seed)
+    with sources.extractor(work.data) as tool:
+        task = ContrastTask(trainable(base), tool.visual, videos, config)
+    trainer = Trainer(
+        task, work.training, paths(".checkpoint.safetensors"), fingerprint(work, footage.identity, work.settings),
+        device, lambda history: _report(history, paths, task.metric, hooks), hooks.progress,
+    )  # fmt: skip
+    outcome = trainer.run()
+    data = save(_contiguous(tuned_tensors(base, outcome.network)), {"encoder": base})
+    write_atomic(paths(".safetensors"), data)
+    about = {"encoder": base, "sha256": hashlib.sha256(data).hexdigest(), "licence": LICENCE}
+    write_atomic(paths(".toml"), as_toml(about))
+    write_atomic(paths(".train.toml"), as_toml(work.table))
+    trainer.forget()
+    record = outcome.history[outcome.best]
+    figures = {name: value for name, value in record.items() if name.startswith(("val/", "test/"))}
+    return Result(paths(".safetensors"), figures, len(outcome.history), outcome.best + 1)
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items()}
 
 
 # ---- checking ----------------------------------------------------------------------------------------------

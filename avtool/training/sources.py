@@ -439,6 +439,7 @@ def _flags(x: npt.NDArray[np.bool_], rows: int) -> npt.NDArray[np.bool_]:
 
 SCENES_PER_CLASS = 120
 PAIRS_PER_SCENE = 3
+TRIES = 500  # draws for each pair that is wanted, before giving up
 UNMATCHED = 0.15  # share of the composed clips whose picture and sound are of different classes: no event
 
 
@@ -476,21 +477,19 @@ def composed_pairs(
     shown, heard = np.asarray(visual.labels.any(1)), np.asarray(audio.labels.any(1))  # (M, C)
     pairs: list[tuple[int, int]] = []
     classes: list[int] = []
-    while len(pairs) < count:
-        i = int(rng.integers(len(shown)))
-        if not shown[i].any():
-            continue
+    busy, matched = np.flatnonzero(shown.any(1)), rng.random(count) >= UNMATCHED
+    for _ in range(TRIES * count):
+        if len(pairs) == count:
+            return np.array(pairs, np.int64), np.array(classes, np.int64)
+        i = int(rng.choice(busy))
         label = int(rng.choice(np.flatnonzero(shown[i])))
-        matched = rng.random() >= UNMATCHED
-        fitting = np.flatnonzero(heard[:, label] if matched else ~heard[:, label])
-        if not len(fitting):
-            continue
-        j = int(rng.choice(fitting))
-        if matched and not (visual.labels[i, :, label] & audio.labels[j, :, label]).any():
-            continue
-        pairs.append((i, j))
-        classes.append(label)
-    return np.array(pairs, np.int64), np.array(classes, np.int64)
+        fitting = np.flatnonzero(heard[:, label] == matched[len(pairs)])
+        j = int(rng.choice(fitting)) if len(fitting) else -1
+        overlaps = j >= 0 and bool((visual.labels[i, :, label] & audio.labels[j, :, label]).any())
+        if j >= 0 and overlaps == matched[len(pairs)]:
+            pairs.append((i, j))
+            classes.append(label)
+    raise InputError("the composed scenes fit too rarely", "hardly two of one class overlap", "--set data.scenes=1000")
 
 
 def composed_segments(bank: Bank, config: DataConfig, weak: bool) -> Source:

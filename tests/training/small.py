@@ -105,6 +105,17 @@ def _clips(folder: Path) -> None:
     _table(folder / "clips.csv", rows)
 
 
+def event_clip(path: Path, name: str, start: float, end: float, seed: int, seconds: float = 6.0) -> None:
+    """A green picture and soft noise, but for the colour and the tone of `name` in [start, end)."""
+    rng, times = np.random.default_rng(seed), np.arange(round(seconds * 10)) / 10
+    frames = [picture(COLOURS[name if start <= t < end else "ground"], 96, 128, seed) for t in times]
+    wave = (3e-3 * rng.standard_normal(round(seconds * RATE))).astype(np.float32)
+    first, last = round(start * RATE), round(end * RATE)
+    wave[first:last] += tone(PITCHES[name], end - start)[: last - first]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, np.stack(frames), wave)
+
+
 def encoders(name: str = "small") -> Pair:
     """Encoders that know nothing but colour and the energy around the corpus' pitches; no class scores."""
 

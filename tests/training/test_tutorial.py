@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,26 +13,11 @@ import torch
 from torchvision.io import encode_png
 
 from avtool.cli.app import run
-from avtool.training.compose import RATE, write_clip
+from avtool.training.compose import RATE
 from tests.synth import wav
 from tests.training import small
 
 LABELS = {"dog": "alpha", "bell": "beta"}  # label -> colour and pitch of tests.training.small
-SECONDS = 6.0
-
-
-def clip(path: Path, label: str, start: float, end: float, seed: int) -> None:
-    """A green picture and soft noise, but for the event's colour and tone."""
-    rng, name = np.random.default_rng(seed), LABELS[label]
-    times = np.arange(round(SECONDS * 10)) / 10
-    frames = np.stack(
-        [small.picture(small.COLOURS[name if start <= t < end else "ground"], 96, 128, seed) for t in times]
-    )
-    wave = (3e-3 * rng.standard_normal(round(SECONDS * RATE))).astype(np.float32)
-    first, last = round(start * RATE), round(end * RATE)
-    wave[first:last] += small.tone(small.PITCHES[name], end - start)[: last - first]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(path, frames, wave, Fraction(10))
 
 
 @pytest.fixture
@@ -42,10 +26,10 @@ def made(tmp_path: Path) -> Path:
     rng, lines = np.random.default_rng(0), ["file,label,start,end"]
     for k in range(10):
         label, start = ("dog", "bell")[k % 2], float(rng.integers(0, 3))
-        clip(tmp_path / "videos" / f"{k}.mp4", label, start, start + 3, k)
+        small.event_clip(tmp_path / "videos" / f"{k}.mp4", LABELS[label], start, start + 3, k)
         lines.append(f"{k}.mp4,{label},{start},{start + 3}")
     (tmp_path / "videos" / "events.csv").write_text("\n".join(lines) + "\n")
-    clip(tmp_path / "new.mp4", "bell", 2.0, 5.0, 77)
+    small.event_clip(tmp_path / "new.mp4", LABELS["bell"], 2.0, 5.0, 77)
     for label, name in LABELS.items():
         for kind in ("pictures", "sounds"):
             (tmp_path / "material" / kind / label).mkdir(parents=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -288,6 +288,35 @@ def _vggish(device: torch.device, options: Options) -> Encoder:
         "vggish", "audio", vggish.EMBEDDING, 0, run, sha, rate=logmel.VGGISH.rate, seconds=vggish.SECONDS,
         before=vggish.BEFORE, licence=AUDIO["vggish"].licence, options=options,
     )  # fmt: skip
+
+
+def _tuned(file: Path) -> Callable[[torch.device, Options], Encoder]:
+    """An encoder of pictures whose weights were tuned (avtool.training.finetune); its name is that of the file."""
+
+    def make(device: torch.device, options: Options) -> Encoder:
+        from avtool.features.encoders import resnet
+
+        state = weights.load_safetensors(file)
+        base = state.metadata.get("encoder", "")
+        if base == "mini":
+            found = _visual_encoder(_ready(state.tensors, mini.VISUAL, device), state.sha256)
+        elif base in resnet.SHORT:
+            network = resnet.ResNet50(resnet.from_upstream(state.tensors), device, options.precision)
+            size, scale = Size(resnet.SHORT[base]), imagenet(dtype_of(options.precision))
+            found = _looking(base, network, resnet.CHANNELS, 1000, size, scale, state.sha256, options)
+        else:
+            raise WeightsError(f"{printable(file)} is no encoder of pictures", "avtool train did not make it")
+        return replace(found, name=file.stem, licence="that of the material it was tuned on")
+
+    return make
+
+
+def with_file(wanted: str | None) -> tuple[dict[str, Entry], str | None]:
+    """The encoders of pictures, with the one in a file where `wanted` is one; and the name that is wanted."""
+    if wanted is None or not wanted.endswith(".safetensors"):
+        return VISUAL, wanted
+    file = Path(wanted)
+    return VISUAL | {file.stem: Entry(_tuned(file), (), "", maps=True)}, file.stem
 
 
 VISUAL: dict[str, Entry] = {
