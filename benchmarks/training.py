@@ -114,13 +114,14 @@ def learn(options: argparse.Namespace) -> None:
 
 # ---- kill -9 -----------------------------------------------------------------------------------------------
 
+EPOCHS = 12
 COMMAND = [
     "train",
     "ccln-ave",
     "--set",
     "data.kind=synthetic",
     "--set",
-    "training.epochs=6",
+    f"training.epochs={EPOCHS}",
     "--set",
     "settings.visual_width=32",
     "--set",
@@ -138,19 +139,24 @@ def kill(options: argparse.Namespace) -> None:
     """`avtool train`, killed at random moments, against the same undisturbed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        begin = time.monotonic()
         whole = _run(folder / "whole")
-        length = time.monotonic() - begin
+        metrics, draw = folder / "killed" / "ccln-ave.metrics.jsonl", random.Random(0)
         for number in range(options.times):
             child = subprocess.Popen(_train(folder / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            time.sleep(random.Random(number).uniform(0.4, 0.95) * length)
+            while child.poll() is None and _lines(metrics) <= number * EPOCHS // (options.times + 1):
+                time.sleep(0.02)
+            time.sleep(draw.uniform(0, 0.5))
             child.send_signal(signal.SIGKILL)
             child.wait()
-            print("killed" if child.returncode < 0 else "was over already", flush=True)
+            print(f"{'killed' if child.returncode < 0 else 'was over'} after {_lines(metrics)} epochs", flush=True)
         found = _run(folder / "killed")
         keys = [k for k in whole[-1] if k not in ("seconds", "loading")]
         worst = max(abs(a[k] - b[k]) for a, b in zip(whole, found, strict=True) for k in keys)
         print(f"{len(whole)} epochs, largest difference of any figure {worst:.1e}; promised 1e-6")
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 def _train(folder: Path) -> list[str]:

@@ -37,18 +37,19 @@ from avtool.training.datasets.dense import FEATURES
 from avtool.training.dense import DenseData, DenseTask, gathered, plan, true_segments
 from avtool.training.engine import Indices, Outcome, Record, Task, Trainer
 from avtool.training.finetune import ContrastConfig, ContrastTask, TunedVideo, trainable, tuned_tensors
-from avtool.training.localizer import teaching_pairs
+from avtool.training.localizer import save_arrays, teaching_pairs
 from avtool.training.loco import runs
 from avtool.training.optimisation import Recipe
 from avtool.training.quadruples import encode
 from avtool.training.recipe import ask_additive, choose_thresholds, rates, trials
 from avtool.training.segments import SegmentData, SegmentTask
 from avtool.training.sources import Bank, DataConfig, Footage, Hook, Source
+from avtool.training.towers import TowerTask
 from avtool.vocabulary import Vocabulary
 
 CONFIGS = Path(__file__).parent / "configs"
 SEGMENT_NETWORKS, DENSE_NETWORKS = ("cace", "ccln", "loco-segments"), ("loco", "unav")
-NETWORKS = (*SEGMENT_NETWORKS, *DENSE_NETWORKS, "additive", "encoder")
+NETWORKS = (*SEGMENT_NETWORKS, *DENSE_NETWORKS, "additive", "encoder", "towers")
 TABLES = ("data", "settings", "training", "rows")
 KEYS = ("name", "network", "about", "base", *TABLES)
 QUADRUPLES = 8  # validation quadruples of a class, for the thresholds of the additive localizer
@@ -215,8 +216,9 @@ def experiment(table: Table, row: str | None = None, changes: Mapping[str, Any] 
 def open_source(work: Experiment, cache: Path, hook: Hook) -> Source | Footage | Bank:
     """The data in the form that the network needs; features are made where they are missing."""
     config, dense = work.data, work.network in DENSE_NETWORKS
-    if config.kind in ("ave", "vggsound", "synthetic") and work.network not in SEGMENT_NETWORKS:
-        hint = f"network = one of {', '.join(SEGMENT_NETWORKS)}"
+    clips = (*SEGMENT_NETWORKS, "towers")
+    if config.kind in ("ave", "vggsound", "synthetic") and work.network not in clips:
+        hint = f"network = one of {', '.join(clips)}"
         raise UsageError(f"{work.network} does not read data of the kind '{config.kind}'", "", hint)
     if config.kind == "unav":
         if not dense:
@@ -335,6 +337,8 @@ def train(
         return fit_bank(work, source, paths)
     if isinstance(source, Footage):
         return fit_footage(work, source, paths)
+    if work.network == "towers":
+        return _train_towers(work, source, paths, device, hooks)
     return _train_network(work, source, paths, device, hooks)
 
 
@@ -352,6 +356,28 @@ def _train_network(work: Experiment, source: Source, paths: Paths, device: torch
     record = outcome.history[outcome.best]
     figures = {name: value for name, value in record.items() if name.startswith(("val/", "test/"))}
     return Result(model, figures, len(outcome.history), outcome.best + 1, source.notes)
+
+
+def _train_towers(work: Experiment, source: Source, paths: Paths, device: torch.device, hooks: Hooks) -> Result:
+    """Towers of cross-modality localization; embeddings of the test split lie beside them for `evaluate cml`."""
+    if source.segments is None:
+        raise UsageError("towers need clips with a label per segment")
+    torch.manual_seed(work.training.seed)
+    task = TowerTask(work.settings, source.segments)
+    trainer = Trainer(
+        task, work.training, paths(".checkpoint.safetensors"), fingerprint(work, source.identity, work.settings),
+        device, lambda history: _report(history, paths, task.metric, hooks), hooks.progress,
+    )  # fmt: skip
+    outcome = trainer.run()
+    clips = source.segments.split("test")
+    visual, audio = task.embed(outcome.network, clips) if len(clips) else (np.empty(0), np.empty(0))
+    save_arrays(paths(".test.npz"), {"visual": visual, "audio": audio})
+    write_atomic(paths(".safetensors"), save(_contiguous(outcome.network.state_dict())))
+    write_atomic(paths(".train.toml"), as_toml(work.table))
+    trainer.forget()
+    record = outcome.history[outcome.best]
+    figures = {name: value for name, value in record.items() if name.startswith(("val/", "test/"))}
+    return Result(paths(".safetensors"), figures, len(outcome.history), outcome.best + 1, source.notes)
 
 
 def fingerprint(work: Experiment, identity: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

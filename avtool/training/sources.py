@@ -24,7 +24,7 @@ from avtool.models.release import FEATURES as PUBLISHED
 from avtool.settings import Settings, did_you_mean
 from avtool.timegrid import Grid, windows
 from avtool.training.additive import Items
-from avtool.training.datasets.ave import background_clips, read_ave
+from avtool.training.datasets.ave import MATCH, SPLITS, background_clips, read_ave
 from avtool.training.datasets.dense import FEATURES, Dense, TrueEvent, read_features, read_folder, read_unav
 from avtool.training.datasets.vggsound import read_clip, read_vggsound
 from avtool.training.dense import DenseClip, DenseData
@@ -59,6 +59,7 @@ class DataConfig:
         scenes: composed scenes of each medium; 0: 120 a class.
         pairs: composed clips out of them, for networks other than the additive one; 0: three for each scene.
         standardise: bring features to mean 0 and one scale first (folder, composed).
+        match: use the splits of cross-modality localization (ave).
         seed: of what is drawn.
     """
 
@@ -74,6 +75,7 @@ class DataConfig:
     scenes: int = 0
     pairs: int = 0
     standardise: bool = True
+    match: bool = False
     seed: int = 0
 
     @classmethod
@@ -168,12 +170,13 @@ def ave_source(config: DataConfig, weak: bool) -> Source:
     clips = np.concatenate([data.clip_classes, np.full(added, data.background)])
     segments = SegmentData(
         data.classes, visual, audio, labels, clips, np.ones(labels.shape, bool),
-        {name: data.split(name) for name in ("train", "val", "test") if name in data.splits},
+        {n: data.split(n + MATCH * config.match) for n in SPLITS if n + MATCH * config.match in data.splits},
         reads, np.arange(count, count + added),
     )  # fmt: skip
     options, eyes, ears = PUBLISHED.get(reads[0], ({}, (config.visual or "ave",), (config.audio or "ave",)))
     options = dict(options) if first[0].ndim == 5 else {}
-    identity = {"labels": hashlib.sha256(labels.tobytes()).hexdigest(), "reads": reads, "files": files}
+    digest = hashlib.sha256(labels.tobytes()).hexdigest()
+    identity = {"labels": digest, "reads": reads, "files": files, "match": config.match}
     second = Grid(Fraction(1), Fraction(1))
     return Source(segments, None, second, 10, eyes, ears, options, None, identity, tuple(notes))
 

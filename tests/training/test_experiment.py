@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from avtool.errors import InputError, UsageError
+from avtool.evaluation.cml import random_accuracy
 from avtool.models import zoo
 from avtool.models.segment_localizer import SegmentLocalizer
 from avtool.training import experiment as lab
@@ -19,12 +21,14 @@ from avtool.training.datasets.dense import FEATURES
 from avtool.training.dense import DenseTask
 from avtool.training.engine import Trainer
 from avtool.training.experiment import Experiment, experiment, parse_change, read_table, rows_of, shipped
+from avtool.training.towers import TowerTask
 
 CPU = torch.device("cpu")
 TINY: dict[str, dict[str, Any]] = {
     "cace": {"visual_width": 16, "audio_width": 8, "width": 16},
     "ccln": {"visual_width": 16, "audio_width": 8, "width": 16, "heads": 2, "layers": 1},
     "loco-segments": {"width": 16, "heads": 2, "unimodal_blocks": 1, "mlp_ratio": 1},
+    "towers": {"hidden": 8, "width": 8},
     "loco": {"width": 32, "levels": 3, "unimodal_blocks": 1, "mlp_ratio": 1, "head_depth": 2},
     "unav": {"width": 32, "levels": 3, "unimodal_blocks": 1, "mlp_ratio": 1, "head_depth": 2, "expand": 4},
 }
@@ -74,7 +78,8 @@ def test_every_row_trains_a_step(name: str, row: str | None, unav: Path, tmp_pat
     work = small(name, row, unav)
     source = lab.open_source(work, tmp_path, lambda *_: None)
     assert isinstance(source, sources.Source)
-    task = lab.make_task(work, source)
+    towers = work.network == "towers" and source.segments is not None
+    task = lab.TowerTask(work.settings, source.segments) if towers else lab.make_task(work, source)
     for key, value in (rows_of(table)[row].changes if row else {}).items():
         part, _, inner = key.partition(".")
         held = {"settings": task.settings, "training": vars(work.training), "data": vars(work.data)}[part]
@@ -246,3 +251,27 @@ def test_wrong_names_and_files_are_said(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_is_said(tmp_path: Path, name: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises((UsageError, InputError), match=said):
         lab.train(experiment(read_table(name), None, changes), tmp_path, CPU)
+
+
+def test_towers_learn_to_match_seconds(tmp_path: Path) -> None:
+    """Far above chance, with embeddings of the test split beside the weights."""
+    changes = SYNTHETIC | {"data.pairs": 200, "training.epochs": 12, "settings.hidden": 32}
+    work = experiment(read_table("ccln-cml-ave"), None, changes)
+    result = lab.train(work, tmp_path, CPU)
+    source = lab.open_source(work, tmp_path, lambda *_: None)
+    assert isinstance(source, sources.Source) and source.segments is not None
+    data, clips = source.segments, source.segments.split("test")
+    with np.load(tmp_path / "ccln-cml-ave.test.npz") as arrays:
+        visual, audio = arrays["visual"], arrays["audio"]
+    events = data.labels[clips] != data.background
+    assert visual.shape == audio.shape == (len(clips), 10, 64)
+    assert result.figures["val/cml"] > 2 * random_accuracy(data.labels[data.split("val")] != data.background)
+    same = np.flatnonzero(events[0])[:1]  # one second alone gives the same vector: no context enters
+    alone = TowerTask(work.settings, data).embed(_loaded(work, data, result.model), clips[:1])[0][0, same]
+    np.testing.assert_allclose(alone, visual[0, same], atol=1e-6)
+
+
+def _loaded(work: Experiment, data: sources.SegmentData, file: Path) -> torch.nn.Module:
+    network = TowerTask(work.settings, data).network
+    network.load_state_dict(load_file(file))
+    return network.eval()
