@@ -50,6 +50,25 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     return folder
 
 
+@pytest.fixture(scope="module")
+def _decoders() -> Iterator[Any]:
+    from tests.decoders import Pool
+
+    pool = Pool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def lent_decoders(_decoders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are decoded by processes that the tests of a module share; how one starts and ends is tested elsewhere."""
+    from avtool.batch import plan
+    from avtool.media import ahead
+
+    for module in (ahead, plan):
+        monkeypatch.setattr(module, "DecodeChild", _decoders.lend)
+
+
 def _is_outside(address: object) -> bool:
     """True for an internet address that is not this machine; names other than localhost count as outside."""
     if not isinstance(address, tuple):  # a path: AF_UNIX

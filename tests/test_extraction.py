@@ -77,7 +77,7 @@ def hearing(name: str, seconds: float) -> Any:
 
 
 @pytest.fixture
-def encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def encoders(monkeypatch: pytest.MonkeyPatch, lent_decoders: None) -> Iterator[None]:
     from avtool.features.encoders import catalog
 
     def looks(name: str, maps: bool) -> Any:

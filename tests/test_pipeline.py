@@ -31,7 +31,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faked(monkeypatch: pytest.MonkeyPatch) -> None:
+def faked(monkeypatch: pytest.MonkeyPatch, lent_decoders: None) -> None:
     from avtool.features.encoders import catalog
     from avtool.models import zoo
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,15 @@ def forty(tmp_path_factory: pytest.TempPathFactory, small_clip: bytes) -> Path:
 
 @pytest.mark.usefixtures("fake_model")
 @pytest.mark.parametrize("engine", ENGINES)
-def test_forty_files(engine: str, forty: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_forty_files(
+    engine: str, forty: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if engine == "ray":
         request.getfixturevalue("ray_cluster")
     out = tmp_path / "out"
-    closed, outcomes = batch(forty, out, engine, timeout_floor=10.0, timeout_factor=0.0)
+    # one file hangs, and no other may be taken for it on a busy machine
+    monkeypatch.setattr(jobs.WorkerSpec, "deadline", lambda spec, job: 2.0 if job.name == "hang.mp4" else 120.0)
+    closed, outcomes = batch(forty, out, engine)
     assert closed.exit_code == 7
     bad = {o.name: (o.state, o.kind, str(o.attempt)) for o in outcomes if o.state != "done"}
     assert bad == FATES
@@ -78,14 +83,14 @@ def test_forty_files(engine: str, forty: Path, tmp_path: Path, request: pytest.F
     assert all(r["what"] for r in rows)
     found = results(out)
     found.pop("events.csv")
-    assert found == single_runs(forty, tmp_path)
+    assert found == single_runs(forty, forty.parent / "single" / "out")  # as far from the videos
 
 
-def single_runs(folder: Path, tmp_path: Path) -> dict[str, bytes]:
+@cache
+def single_runs(folder: Path, out: Path) -> dict[str, bytes]:
     """What `avtool localize` writes for each good file."""
     from avtool.cli.app import run as avtool
 
-    out = tmp_path / "single"
     for place in ("", "a", "b/c"):
         good = [str(p) for p in sorted((folder / place).glob("*.mp4")) if p.name not in FATES]
         assert avtool(["localize", *good, "-o", str(out / place), "-q"]) == 0

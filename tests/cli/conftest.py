@@ -18,7 +18,7 @@ from tests.cli import fakes
 
 
 @pytest.fixture
-def fake_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_model(monkeypatch: pytest.MonkeyPatch, lent_decoders: None) -> Iterator[None]:
     """The stand-ins of `fakes`, in this process."""
     import torch
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ MARKED = (
     "interrupts.install = lambda: (take_over(), open('ready', 'x').close());"
 )
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # in turns: one handler serves them all
 PATIENCE = 10  # seconds, on a machine that does other things too; benchmarks/interrupts.py holds avtool to two
 
 
@@ -142,8 +144,17 @@ def stop(process: subprocess.Popen[str], signum: int) -> tuple[float, str]:
     return time.monotonic() - begin, said
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("kind", ["c-call", "python", "import", "cleanup-hangs"])
+@pytest.mark.parametrize(
+    ("kind", "signum"),
+    [
+        ("c-call", signal.SIGINT),
+        ("c-call", signal.SIGTERM),
+        ("c-call", signal.SIGHUP),
+        ("python", signal.SIGINT),
+        ("import", signal.SIGTERM),
+        ("cleanup-hangs", signal.SIGHUP),
+    ],
+)
 def test_whatever_the_main_thread_does(start: Start, kind: str, signum: int, tmp_path: Path) -> None:
     process = start("-c", DRIVER, kind, str(tmp_path))
     wait_for(tmp_path / "ready", process)
@@ -167,8 +178,9 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
     assert process.returncode == 130 and seconds < PATIENCE
 
 
-@pytest.mark.parametrize("delay_ms", [0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("delay_ms", "signum"), zip([0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280], cycle(SIGNALS), strict=False)
+)
 def test_from_the_first_line_on(start: Start, delay_ms: int, signum: int, tmp_path: Path) -> None:
     """`doctor` imports all that is slow; the signal comes some milliseconds after the handlers are set."""
     process = start("-c", MARKED + "import avtool.__main__ as m; m.main()", "doctor")
@@ -183,10 +195,10 @@ def test_from_the_first_line_on(start: Start, delay_ms: int, signum: int, tmp_pa
     assert said.count("\n") == 1 and said.startswith("interrupted")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    ("after", "delay_ms"),
-    [("ready", d) for d in (20, 50, 100, 200, 500, 900)] + [("out/00.events.json", d) for d in (0, 5, 20, 100)],
+    ("after", "delay_ms", "signum"),
+    [("ready", d, s) for d, s in zip((20, 50, 100, 200, 500, 900), cycle(SIGNALS), strict=False)]
+    + [("out/00.events.json", d, s) for d, s in zip((0, 5, 20, 100), cycle(SIGNALS), strict=False)],
 )
 def test_in_the_middle_of_the_work(
     start: Start, clip: Path, after: str, delay_ms: int, signum: int, tmp_path: Path
