@@ -65,7 +65,7 @@ class ModelInfo:
     @property
     def reads_tags(self) -> bool:
         """Whether the localizer needs the encoders' class scores."""
-        return "*" in (*self.visual, *self.audio)
+        return self.kind in ("tags", "labels") or "*" in (*self.visual, *self.audio)
 
 
 @dataclass(frozen=True, eq=False)
