@@ -177,6 +177,8 @@ def _encode(media: Media, out: OutputContainer, start: Fraction, end: Fraction, 
     if media.audio is not None:
         prepare(media.audio, limits)
         makers[media.audio.index] = _Sounds(out, media.audio, low, high)
+    if not makers:  # nothing decodes
+        return None
     _seek(media, low if media.video is not None else max(media.origin, low - 1))
     streams = [stream for stream in (media.video, media.audio) if stream is not None and stream.index in makers]
     for packet in media.container.demux(streams):

@@ -179,7 +179,7 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay_ms", "signum"), zip([0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280], cycle(SIGNALS), strict=False)
+    ("delay_ms", "signum"), list(zip([0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280], cycle(SIGNALS), strict=False))
 )
 def test_from_the_first_line_on(start: Start, delay_ms: int, signum: int, tmp_path: Path) -> None:
     """`doctor` imports all that is slow; the signal comes some milliseconds after the handlers are set."""
