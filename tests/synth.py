@@ -91,6 +91,8 @@ class Audio:
 
 
 Shift = Callable[[float], float]
+KEPT_BYTES = 1 << 20  # a larger file is not remembered
+_WRITTEN: dict[str, bytes] = {}
 
 
 def write(
@@ -102,8 +104,15 @@ def write(
     separate: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """Encodes and muxes tracks; `shift` maps true to written times, `separate` writes one track after the other."""
+    """Encodes and muxes tracks; `shift` maps true to written times, `separate` writes one track after the other.
+
+    What was written before is written again byte for byte, without being encoded again.
+    """
     tracks = tracks or (Video(), Audio())
+    key = "" if shift else repr((format or path.suffix, tracks, options, separate, metadata))
+    if key in _WRITTEN:
+        path.write_bytes(_WRITTEN[key])
+        return path
     with av.open(str(path), "w", format=format, options=options or {}) as out:
         out.metadata.update(metadata or {})
         streams = [_add(out, track) for track in tracks]
@@ -112,6 +121,8 @@ def write(
             if shift is not None:
                 _shift(packet, shift)
             out.mux(packet)
+    if key and path.stat().st_size <= KEPT_BYTES:
+        _WRITTEN[key] = path.read_bytes()
     return path
 
 

@@ -67,6 +67,8 @@ def test_networks_are_torchvisions(tmp_path: Path, name: str) -> None:
     assert tags is not None and maps.shape == (1, 7, 7, encoder.dim) and tags.shape == (1, 1000) == (1, encoder.tags)
     assert far(maps.permute(0, 3, 1, 2), expected) < CLOSE and far(tags, logits) < CLOSE
     assert encoder.pictures is not None and encoder.pictures.short is None  # its size is made by `prepare` alone
+    if name == "vgg19":  # half a gigabyte is not read twice: what follows is one function for all
+        return
     pooled, again = catalog.VISUAL[name](CPU).run(torch.from_numpy(prepared)[None])
     assert far(pooled, expected.mean((2, 3))) < CLOSE and again is not None and far(again, logits) < CLOSE
 

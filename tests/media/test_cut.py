@@ -98,19 +98,19 @@ def test_what_is_no_media(tmp_path: Path) -> None:
         cut(tmp_path / "x.mp4", 0.0, 1.0, io.BytesIO())
 
 
-@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("name", [case.name for case in synth.CASES if case.verdict != "ok"])
-def test_what_is_broken_or_hostile_gives_a_part_or_one_error(tmp_path: Path, name: str, exact: bool) -> None:
+def test_what_is_broken_or_hostile_gives_a_part_or_one_error(tmp_path: Path, name: str) -> None:
     """The same doors as for decoding: `probe.open_media` alone opens files."""
     source = synth.CASES_BY_NAME[name].make(tmp_path)
-    part = io.BytesIO()
-    try:
-        piece = cut(source, 1.0, 2.0, part, exact=exact)
-    except InputError as error:
-        assert "Traceback" not in str(error)
-    else:
-        assert piece.start < piece.end and part.getvalue()
-    assert synth.CANARY not in part.getvalue()
+    for exact in (False, True):
+        part = io.BytesIO()
+        try:
+            piece = cut(source, 1.0, 2.0, part, exact=exact)
+        except InputError as error:
+            assert "Traceback" not in str(error)
+        else:
+            assert piece.start < piece.end and part.getvalue()
+        assert synth.CANARY not in part.getvalue()
 
 
 def test_suffixes() -> None:
