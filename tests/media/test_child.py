@@ -25,6 +25,7 @@ from avtool.media.request import DecodeReport, DecodeRequest, Limits, Picture, P
 from avtool.timegrid import Grid
 from tests.synth import Audio, Video, long_film, write
 
+GONE_SECONDS = 30.0  # within which a process that was killed is gone, on a busy machine too
 BOTH = DecodeRequest(PictureSpec(), 16_000)
 
 
@@ -85,13 +86,18 @@ def test_one_child_for_many_files(film: Path, tmp_path: Path) -> None:
         assert pid(child) == first
 
 
-def test_starting_takes_no_time() -> None:
-    start = time.perf_counter()
-    child = DecodeChild()
+def test_starting_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that never gets ready would hold up whoever waited for it."""
+
+    def never_ready(arguments: list[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "import time; time.sleep(1000)"]
+        return subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(child_module, "_spawn", never_ready)
+    child = DecodeChild(stall_seconds=1000)
     child.start()
-    taken = time.perf_counter() - start
+    assert _alive(pid(child))
     child.close()
-    assert taken < 0.3  # the child's own imports take longer
 
 
 def test_pictures_larger_than_the_ring_and_changing_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,12 +138,20 @@ def test_pictures_stay_as_they_are(long: Path) -> None:
 def test_the_child_waits_for_its_parent(long: Path) -> None:
     """It does not run ahead by more than a few megabytes, and waiting is no hang."""
     with DecodeChild(stall_seconds=4.0) as child:
+        be_patient(child, 60.0)  # as it starts on a busy machine
         items = child.decode(long, BOTH)
         next(items)
         time.sleep(9)  # longer than the child may be silent while somebody listens
         waiting = _cpu_seconds(pid(child))
         assert sum(isinstance(item, Picture) for item in items) > 1100
         assert waiting < _cpu_seconds(pid(child)) / 2
+
+
+def be_patient(child: DecodeChild, seconds: float) -> None:
+    """Changes how long the parent waits for a sign of life, from now on."""
+    child._stall = seconds
+    if child._reader is not None:
+        child._reader._stall = seconds
 
 
 def _cpu_seconds(process: int) -> float:
@@ -202,7 +216,7 @@ def test_a_child_that_died_between_two_files_is_replaced(film: Path) -> None:
         for dead_for_sure in (True, False):  # a death may show only when the child is spoken to
             list(child.decode(film, BOTH))
             os.kill(pid(child), signal.SIGKILL)
-            assert not dead_for_sure or _gone(pid(child), 5)
+            assert not dead_for_sure or _gone(pid(child), GONE_SECONDS)
             assert isinstance(list(child.decode(film, BOTH))[-1], DecodeReport)
 
 
@@ -231,12 +245,17 @@ def test_a_child_that_cannot_run_is_replaced_once(film: Path, monkeypatch: pytes
 
 
 def test_a_hang_is_an_error(long: Path, film: Path) -> None:
-    with DecodeChild(stall_seconds=4.0) as child:
+    with DecodeChild() as child:
         process = []
-        start = time.monotonic()
-        error = decode_and(child, long, lambda p: (process.append(p), os.kill(p, signal.SIGSTOP))[0])  # type: ignore[func-returns-value]
-        assert "did nothing for 4 s" in error.why and time.monotonic() - start < 15
-        assert _gone(process[0], 2)
+
+        def stop(number: int) -> None:
+            process.append(number)
+            os.kill(number, signal.SIGSTOP)
+            be_patient(child, 1.0)
+
+        assert "did nothing for 1 s" in decode_and(child, long, stop).why
+        assert _gone(process[0], GONE_SECONDS)
+        be_patient(child, 60.0)
         assert isinstance(list(child.decode(film, BOTH))[-1], DecodeReport)
 
 
@@ -285,7 +304,7 @@ def test_kill_needs_no_lock_and_leaves_nobody(long: Path) -> None:
     items = child.decode(long, BOTH)
     next(items)
     child.kill()
-    assert _gone(process, 2)
+    assert _gone(process, GONE_SECONDS)
     with pytest.raises(InputError):
         list(items)
     child.close()
@@ -297,7 +316,7 @@ def test_a_forgotten_child_is_ended() -> None:
     process = pid(child)
     del child
     gc.collect()
-    assert _gone(process, 5)
+    assert _gone(process, GONE_SECONDS)
 
 
 PARENT = """
@@ -324,7 +343,7 @@ def test_no_child_outlives_its_parent(long: Path, repo: Path, state: str) -> Non
         time.sleep(1.0)
         assert _alive(process)
         parent.kill()
-    assert _gone(process, 5)
+    assert _gone(process, GONE_SECONDS)
 
 
 def test_a_hung_child_ends_itself_without_a_parent() -> None:
@@ -332,7 +351,7 @@ def test_a_hung_child_ends_itself_without_a_parent() -> None:
     code = "import avtool.media.child as c, time; s = c.Server(1, -1, 0.25); s._patience(s._limit); time.sleep(30)"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == -signal.SIGALRM and time.monotonic() - start < 15
+    assert done.returncode == -signal.SIGALRM and time.monotonic() - start < 25
 
 
 def test_the_working_folder_is_not_trusted(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
