@@ -56,8 +56,9 @@ def command(
     The result is NAME.safetensors beside NAME.toml, which 'avtool localize --model NAME.safetensors' takes. Training
     that is stopped or killed goes on where it was when the same command is given again.
 
-    CONFIG has a name, a network (cace, ccln, loco-segments, loco, unav or additive) and the tables data, settings (of
-    the network) and training. Its key 'base' names a configuration that it changes.
+    CONFIG has a name, a network (cace, ccln, loco-segments, loco, unav or additive; encoder tunes one for --visual,
+    towers match seconds) and the tables data, settings (of the network) and training. Its key 'base' names a
+    configuration that it changes.
 
     Examples:
 
