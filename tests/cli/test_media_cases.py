@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from avtool.media.child import DecodeChild
 from tests import synth
 from tests.cli.conftest import Ran, Run
 
@@ -114,6 +115,7 @@ def test_a_crash_while_a_file_is_opened_is_its_error_alone(
         return subprocess.Popen(line, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited)
 
     monkeypatch.setattr("avtool.media.child._spawn", spawn)
+    monkeypatch.setattr("avtool.media.ahead.DecodeChild", DecodeChild)  # one of its own instead of one that is lent
     bad, out = clip.with_name("bad.mp4"), clip.with_name("out")
     os.link(clip, bad)
     ran = avtool(command, bad, clip, *([] if command == "info" else ["-o", out]))
