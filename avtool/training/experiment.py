@@ -279,6 +279,12 @@ class Paths:
         return self.folder / f"{self.name}{ending}"
 
     @property
+    def is_done(self) -> bool:
+        """The model is there, and no state from which an unfinished training would go on."""
+        unfinished = self(".checkpoint.safetensors").exists()
+        return self(".toml").exists() or (self(".safetensors").exists() and not unfinished)
+
+    @property
     def cache(self) -> Path:
         """Where features and scenes go."""
         return self.folder / "cache"
@@ -326,10 +332,9 @@ def train(
     if overwrite:
         for ending in (".toml", ".safetensors", ".checkpoint.safetensors", ".checkpoint.best.safetensors"):
             remove(paths(ending))
-    elif paths(".toml").exists():
-        raise UsageError(
-            f"{printable(paths('.toml'))} exists", "this model is trained already", "--overwrite begins anew"
-        )
+    elif paths.is_done:
+        what = f"{printable(paths('.safetensors'))} exists"
+        raise UsageError(what, "this model is trained already", "--overwrite begins anew")
     if work.network == "encoder":
         return tune(work, paths, device, hooks)
     source = open_source(work, paths.cache, hooks.progress)

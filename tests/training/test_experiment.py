@@ -265,6 +265,8 @@ def test_towers_learn_to_match_seconds(tmp_path: Path) -> None:
         visual, audio = arrays["visual"], arrays["audio"]
     events = data.labels[clips] != data.background
     assert visual.shape == audio.shape == (len(clips), 10, 64)
+    with pytest.raises(UsageError, match="exists"):  # results are not replaced by themselves
+        lab.train(work, tmp_path, CPU)
     assert result.figures["val/cml"] > 2 * random_accuracy(data.labels[data.split("val")] != data.background)
     same = np.flatnonzero(events[0])[:1]  # one second alone gives the same vector: no context enters
     alone = TowerTask(work.settings, data).embed(_loaded(work, data, result.model), clips[:1])[0][0, same]
