@@ -13,8 +13,8 @@ import torch
 from avtool.errors import UsageError, WeightsError
 from avtool.features.tags import LEVELS, SHARES, THINGS, WORDS, Scale, heard_words, seen_things, words
 from avtool.models import zoo
-from avtool.models.additive import EVIDENCE, Additive, Judge, Side
-from avtool.models.labels import LabelLocalizer
+from avtool.models.additive import EVIDENCE, Judge
+from avtool.models.labels import LabelLocalizer, Labels, Voter
 from avtool.models.release import write_model
 from avtool.models.zoo import ModelInfo
 from avtool.vocabulary import Vocabulary
@@ -29,15 +29,17 @@ SOUND = np.interp(RNG.random((ROWS, WORDS)), SHARES, LEVELS).astype(np.float32)
 PICTURE = RNG.normal(0, 2, (ROWS, THINGS)).astype(np.float32)
 
 
-def network(sizes: tuple[int, int] = (THINGS, WORDS)) -> Additive:
+def network(classes: int = len(NAMES)) -> Labels:
     rng = np.random.default_rng(0)
 
-    def side(size: int) -> Side:
-        weight = rng.standard_normal((size, len(NAMES))).astype(np.float16).astype(np.float32)
-        return Side(np.full(size, 0.1, np.float32), np.ones(size, np.float32), weight, np.zeros(3, np.float32), 2.0)
+    def voter(size: int) -> Voter:
+        weight = rng.standard_normal((size, classes)).astype(np.float16).astype(np.float32)
+        return Voter(np.full(size, 0.1, np.float32), 0.5, weight, np.zeros(classes, np.float32))
 
-    judges = (Judge(rng.random((3, EVIDENCE)).astype(np.float32), np.full(3, -1, np.float32)) for _ in range(3))
-    return Additive(side(sizes[0]), side(sizes[1]), *judges)
+    judges = (
+        Judge(rng.random((classes, EVIDENCE)).astype(np.float32), np.full(classes, -1, np.float32)) for _ in range(3)
+    )
+    return Labels(voter(THINGS), voter(WORDS), *judges)
 
 
 def given(**parts: Any) -> Any:
@@ -120,7 +122,7 @@ def test_it_goes_through_a_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(curves(found), curves(LabelLocalizer(INFO, network()).run(given(), 0, ROWS)), atol=1e-6)
 
 
-def test_a_network_of_another_size_is_refused(tmp_path: Path) -> None:
-    file = write_model(INFO, network((512, 384)).tensors(), tmp_path)
+def test_a_network_of_other_classes_is_refused(tmp_path: Path) -> None:
+    file = write_model(INFO, network(2).tensors(), tmp_path)
     with pytest.raises(WeightsError):
         zoo.load(str(file), CPU)
