@@ -155,7 +155,7 @@ class Extractor:
     @cached_property
     def _model(self) -> Any:
         """What is known of the model that the features are for, None if none is named."""
-        if self.settings.model is None:
+        if self.settings.model in (None, "auto"):
             return None
         from avtool.models import zoo
 

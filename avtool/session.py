@@ -69,7 +69,8 @@ class Session:
         """The model."""
         from avtool.models import zoo
 
-        localizer = zoo.load(self.settings.model, self.device)
+        wanted = self.settings
+        localizer = zoo.load(zoo.choose(wanted.model, wanted.visual, wanted.audio), self.device)
         self._select(localizer.info)  # a wrong class name is said before any work
         return localizer
 
@@ -109,6 +110,16 @@ class Session:
         """The model for people: its name and the beginning of its hash."""
         digests = " ".join(digest[:8] for digest in self.info.weights.values())
         return f"{self.info.name} (sha {digests})" if digests else self.info.name
+
+    @property
+    def hint(self) -> str:
+        """How to get a better model than the one that was chosen for want of its encoders; "" otherwise."""
+        from avtool.models import zoo
+
+        left_open = self.settings.model in (None, zoo.AUTO) and self.info.name == zoo.DEFAULT
+        if not left_open or zoo.LARGER not in [info.name for info in zoo.available()]:
+            return ""
+        return f"{zoo.LARGER} finds more: avtool weights fetch {' '.join(zoo.LIGHT)}"
 
     @property
     def encoder_title(self) -> str:

@@ -56,14 +56,16 @@ class Console:
         """A line for people; `record` is what programs get instead."""
         self._say(record or {"note": text}, text)
 
-    def announce(self, device: str, model: str) -> None:
-        """Which device and model run: at once where progress is shown, else with the first note."""
+    def announce(self, device: str, model: str, hint: str = "") -> None:
+        """Which device and model run, and how to get a better one: at once with progress, else with the first note."""
         self._announcement = f"device  {device}      model  {model}"
+        if hint:
+            self._announcement += f"\nhint    {hint}"
         if self.kind in ("bars", "plain"):
             self._flush_announcement()
         elif self.as_json:
             self._announcement = ""
-            self._say({"device": device, "model": model}, "")
+            self._say({"device": device, "model": model, **({"hint": hint} if hint else {})}, "")
 
     def progress(self, name: str, show: Show | None = None) -> Progress:
         """A progress display for one file: a context manager that is also the hook `on_progress`.
@@ -95,7 +97,7 @@ class Console:
     def _flush_announcement(self) -> None:
         line, self._announcement = self._announcement, ""
         if line and not self.quiet:
-            self._write(line)
+            self._write(*line.split("\n"))
 
     def _say(self, record: Mapping[str, Any], line: str) -> None:
         if self.quiet:

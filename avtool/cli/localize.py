@@ -68,7 +68,7 @@ def localize_all(names: Sequence[str], settings: Settings, output: OutputSetting
         ready = inputs.admit(names, plans, session.probe, output, failures)
         if ready:
             session.load(media=not all(is_features(one.input) for one in ready))
-            console.current().announce(str(session.device), session.title)
+            console.current().announce(str(session.device), session.title, session.hint)
         for one in ready:
             with failures.caught():
                 _localize_one(one, session, output, formats)

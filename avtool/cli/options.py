@@ -54,7 +54,12 @@ OtherFormats = Annotated[
     _option("-f", "--formats", metavar="LIST", help=f"Formats, separated by commas: {', '.join(FORMATS)}. [required]"),
 ]
 Model = Annotated[
-    str | None, _option("--model", metavar="NAME", help="Localizer: a name from 'avtool models', or the path of one.")
+    str | None,
+    _option(
+        "--model",
+        metavar="NAME",
+        help="Localizer: a name from 'avtool models', or the path of one. [default: auto: the best that can run here]",
+    ),
 ]
 Visual = Annotated[
     str | None,
