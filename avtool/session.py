@@ -113,13 +113,15 @@ class Session:
 
     @property
     def hint(self) -> str:
-        """How to get a better model than the one that was chosen for want of its encoders; "" otherwise."""
+        """How to get a better model where the default was chosen; "" otherwise."""
         from avtool.models import zoo
 
         left_open = self.settings.model in (None, zoo.AUTO) and self.info.name == zoo.DEFAULT
         if not left_open or zoo.LARGER not in [info.name for info in zoo.available()]:
             return ""
-        return f"{zoo.LARGER} finds more: avtool weights fetch {' '.join(zoo.LIGHT)}"
+        return (
+            f"avtool weights fetch {' '.join(zoo.LIGHT)}, then --model {zoo.LARGER}: fewer classes, and surer of them"
+        )
 
     @property
     def encoder_title(self) -> str:

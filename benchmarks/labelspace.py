@@ -71,7 +71,7 @@ def yamnet(name: str) -> tuple[list[str], list[Floats]]:
     """File names, and logits (N, WORDS) of each, NaN where YAMNet lacks a word."""
     with np.load(SHARED / "transfer" / f"yamnet_{name}.npz") as archive:
         rows = zip(archive["logits"].astype(np.float32), archive["segments"].tolist(), strict=True)
-        return [str(n) for n in archive["clip"]], [z[:n] for z, n in rows]
+        return [Path(str(n)).name for n in archive["clip"]], [z[:n] for z, n in rows]
 
 
 def views(corpus: Corpus, work: Path) -> tuple[dict[str, View], dict[str, View]]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from avtool.features.store import Features
 
 DEFAULT = "additive-mini"
-LARGER = "loco-tags"  # reads larger encoders, and finds more where they are
+LARGER = "loco-tags"  # reads larger encoders
 LIGHT = ("mobilenet_v2", "mn04")  # the smallest pair of those: 18 MB
 AUTO = "auto"
 SPEC = "avtool localizer 1"
@@ -162,7 +162,9 @@ def load(name: str | None, device: torch.device) -> Localizer:
 
 
 def choose(name: str | None, visual: str | None = None, audio: str | None = None) -> str:
-    """The localizer that is named or, where that is left open, the best whose encoders are on this machine.
+    """The localizer that is named or, where that is left open, the best that reads the encoders asked for.
+
+    The default stays where LARGER could run: it is surer of the classes it knows, but it knows fewer.
 
     Args:
         name: as in `--model`; None or AUTO: left open.
@@ -170,21 +172,14 @@ def choose(name: str | None, visual: str | None = None, audio: str | None = None
     """
     if name not in (None, AUTO):
         return str(name)
-    first, *others = available()
-    larger = next((info for info in others if info.name == LARGER), None)
-    if larger is None or first.name != DEFAULT:
-        return first.name
-    sides = ((visual, first.visual, larger.visual), (audio, first.audio, larger.audio))
-    foreign = any(wanted not in (None, *known) for wanted, known, _ in sides)
-    here = all(_here(wanted, known, more) for wanted, known, more in sides)
-    return LARGER if foreign or here else first.name
+    known = available()
+    wanted = [(encoder, k) for k, encoder in enumerate((visual, audio)) if encoder is not None]
 
+    def reads(info: ModelInfo) -> bool:
+        return all({encoder, "*"} & set((info.visual, info.audio)[k]) for encoder, k in wanted)
 
-def _here(wanted: str | None, small: tuple[str, ...], larger: tuple[str, ...]) -> bool:
-    """Whether weights of an encoder that only the larger localizer reads are here, and nothing else is asked for."""
-    known = weights.manifest()
-    named = [name for name in larger if name not in small and name in known]
-    return wanted is None and any(weights.find(known[name]) for name in named)
+    ordered = sorted(known, key=lambda info: (info.name != DEFAULT, info.name != LARGER))
+    return next((info.name for info in ordered if reads(info)), known[0].name)
 
 
 def find(name: str) -> tuple[ModelInfo, Path | None]:

@@ -269,41 +269,30 @@ def test_features_of_other_encoders_are_refused(tmp_path: Path, parts: dict[str,
         localizer.run(features(3, **parts), 0, 3)
 
 
-# ---------------------------------------------------------------- the best whose encoders are here
+# ---------------------------------------------------------------- what is taken where none is named
 
 
 @pytest.fixture
-def two(alone: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The default, which reads mini, and the larger model; gives the names of the encoders whose weights are here."""
+def two(alone: Path) -> None:
+    """The default, which reads mini, and the larger model, which reads all that has class scores."""
     spec = SPEC.replace("mine", zoo.DEFAULT).replace('["mini", "mn04"]', '["mini"]')
     model(alone, zoo.DEFAULT, text=spec + classes())
     wide = SPEC.replace("mine", zoo.LARGER).replace('visual = ["mini"]', 'visual = ["resnet50-v1", "mini", "*"]')
     model(alone, zoo.LARGER, text=wide.replace('audio = ["mini", "mn04"]', 'audio = ["mn04", "mini", "*"]') + classes())
-    here: set[str] = set()
-    monkeypatch.setattr(weights, "manifest", lambda: {n: n for n in ("resnet50-v1", "mn04", "mini-visual")})
-    monkeypatch.setattr(weights, "find", lambda entry: Path(entry) if entry in here else None)
-    return here
 
 
 @pytest.mark.parametrize("name", [None, zoo.AUTO])
-def test_auto_takes_the_larger_model_once_both_its_encoders_are_here(two: set[str], name: str | None) -> None:
-    assert zoo.choose(name) == zoo.DEFAULT
-    two.add("mn04")
-    assert zoo.choose(name) == zoo.DEFAULT
-    two.add("resnet50-v1")
-    assert zoo.choose(name) == zoo.LARGER
+def test_encoders_that_are_asked_for_decide(two: None, name: str | None) -> None:
+    assert zoo.choose(name) == zoo.choose(name, "mini", "mini") == zoo.choose(name, "mini") == zoo.DEFAULT
+    assert zoo.choose(name, "resnet50-v1") == zoo.choose(name, None, "cnn14") == zoo.LARGER
+    assert zoo.choose(name, "mini", "cnn14") == zoo.LARGER
 
 
-def test_encoders_that_are_asked_for_decide(two: set[str]) -> None:
-    assert zoo.choose(None, "resnet50-v1") == zoo.choose(None, None, "cnn14") == zoo.LARGER
-    two |= {"mn04", "resnet50-v1"}
-    assert zoo.choose(None, "mini", "mini") == zoo.choose(None, "mini") == zoo.DEFAULT
+def test_a_name_is_a_name(two: None) -> None:
+    assert zoo.choose("tags") == "tags" == zoo.choose("tags", "vgg19") and zoo.choose(zoo.DEFAULT) == zoo.DEFAULT
 
 
-def test_a_name_is_a_name(two: set[str]) -> None:
-    assert zoo.choose("tags") == "tags" and zoo.choose(zoo.DEFAULT) == zoo.DEFAULT
-
-
-def test_without_the_larger_model_auto_is_the_default(alone: Path) -> None:
-    model(alone, zoo.DEFAULT, text=SPEC.replace("mine", zoo.DEFAULT) + classes())
-    assert zoo.choose(None) == zoo.DEFAULT
+def test_without_the_larger_model_what_has_class_scores_goes_to_tags(alone: Path) -> None:
+    spec = SPEC.replace("mine", zoo.DEFAULT).replace('["mini", "mn04"]', '["mini"]')
+    model(alone, zoo.DEFAULT, text=spec + classes())
+    assert zoo.choose(None) == zoo.DEFAULT and zoo.choose(None, "resnet50-v1") == "tags"
