@@ -233,19 +233,19 @@ class Session:
         return {**own, **given}
 
     def fingerprint(self, media: MediaInfo, encoders: Mapping[str, str] | None = None) -> str:
-        """What a result of this session for this file carries; equal fingerprints mean equal results.
+        """What a result for this file carries, with these models and settings; equal fingerprints mean equal results.
 
         It covers the schema, the model and its weights, the encoders' weights, every setting that can change a
         result, and the size and time of change of the input.
 
         Args:
             media: the input.
-            encoders: name -> sha256 of the weights of those that made the features; None: those of this session.
+            encoders: name -> sha256 of the weights of those that made the features; None: those in use.
         """
         return fingerprint_of(self.identity(encoders), media.bytes, media.mtime_ns)
 
     def identity(self, encoders: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """What results of this session depend on besides the input; plain data.
+        """What results depend on besides the input; plain data.
 
         Args:
             encoders: as in `fingerprint`.

@@ -117,6 +117,18 @@ class Judge:
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))), np.float32)
 
 
+def verdicts(
+    judges: tuple[Judge, Judge, Judge], kinds: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats, Floats]:
+    """What three judges say of the evidence (n, C, EVIDENCE): audible and visible, audible, visible.
+
+    Returns:
+        (n, C) in [0, 1] each; rows not seen or not heard are 0.
+    """
+    both, ear, eye = (judge.score(kinds) for judge in judges)
+    return both * (heard & seen)[:, None], ear * heard[:, None], eye * seen[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class Additive:
     """The whole network; `both` judges events, `ear` and `eye` what one medium alone says."""
@@ -145,9 +157,7 @@ class Additive:
         self, visual: Floats, audio: Floats, seen: npt.NDArray[np.bool_], heard: npt.NDArray[np.bool_]
     ) -> tuple[Floats, Floats, Floats]:
         """The same for given votes (n, C) of both media, wherever they come from."""
-        kinds = evidence(visual, audio, seen, heard)
-        heard_, seen_ = heard[:, None], seen[:, None]
-        return self.both.score(kinds) * (heard_ & seen_), self.ear.score(kinds) * heard_, self.eye.score(kinds) * seen_
+        return verdicts((self.both, self.ear, self.eye), evidence(visual, audio, seen, heard), seen, heard)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All numbers by name, float16 for the large maps."""

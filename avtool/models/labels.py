@@ -18,7 +18,7 @@ from avtool import weights
 from avtool.errors import UsageError
 from avtool.features.store import Features
 from avtool.features.tags import THINGS, WORDS, Scale, scale_of, seen_things, words
-from avtool.models.additive import EVIDENCE, Judge, evidence, normalise
+from avtool.models.additive import EVIDENCE, Judge, evidence, normalise, verdicts
 from avtool.models.zoo import ModelInfo, WindowOutput
 from avtool.tensorfiles import check_shapes
 
@@ -67,8 +67,7 @@ class Labels:
             (n, C) in [0, 1] each: audible and visible, audible, visible. Rows not seen or not heard are 0.
         """
         kinds = evidence(self.visual.votes(visual), self.audio.votes(audio), seen, heard)
-        heard_, seen_ = heard[:, None], seen[:, None]
-        return self.both.score(kinds) * (heard_ & seen_), self.ear.score(kinds) * heard_, self.eye.score(kinds) * seen_
+        return verdicts((self.both, self.ear, self.eye), kinds, seen, heard)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All numbers by name, float16 for the large maps."""
