@@ -38,6 +38,7 @@ class Console:
         if self.kind == "auto" and sys.stderr is not None and sys.stderr.isatty():
             self.kind = "bars"
         self._announcement = ""
+        self._hint: Callable[[], str] = str  # what goes with the announcement
         self._status = ""
 
     def error(self, error: AvtoolError, **more: Any) -> None:
@@ -56,16 +57,20 @@ class Console:
         """A line for people; `record` is what programs get instead."""
         self._say(record or {"note": text}, text)
 
-    def announce(self, device: str, model: str, hint: str = "") -> None:
-        """Which device and model run, and how to get a better one: at once with progress, else with the first note."""
-        self._announcement = f"device  {device}      model  {model}"
-        if hint:
-            self._announcement += f"\nhint    {hint}"
+    def announce(self, device: str, model: str, hint: Callable[[], str] = str) -> None:
+        """Which device and model run, and how to get a better one: at once with progress, else with the first note.
+
+        Args:
+            device, model: for people.
+            hint: asked for when it is shown, and only then; "" for none.
+        """
+        self._announcement, self._hint = f"device  {device}      model  {model}", hint
         if self.kind in ("bars", "plain"):
             self._flush_announcement()
         elif self.as_json:
             self._announcement = ""
-            self._say({"device": device, "model": model, **({"hint": hint} if hint else {})}, "")
+            advice = "" if self.quiet else hint()
+            self._say({"device": device, "model": model, **({"hint": advice} if advice else {})}, "")
 
     def progress(self, name: str, show: Show | None = None) -> Progress:
         """A progress display for one file: a context manager that is also the hook `on_progress`.
@@ -97,7 +102,8 @@ class Console:
     def _flush_announcement(self) -> None:
         line, self._announcement = self._announcement, ""
         if line and not self.quiet:
-            self._write(*line.split("\n"))
+            advice = self._hint()
+            self._write(line, *([f"hint    {advice}"] if advice else []))
 
     def _say(self, record: Mapping[str, Any], line: str) -> None:
         if self.quiet:

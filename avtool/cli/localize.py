@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
-from avtool.cli import console, inputs, options, previews
+from avtool.cli import console, hints, inputs, options, previews
 from avtool.cli.console import clock
 from avtool.errors import UsageError
 from avtool.files import OutputPlan, printable
@@ -68,7 +69,7 @@ def localize_all(names: Sequence[str], settings: Settings, output: OutputSetting
         ready = inputs.admit(names, plans, session.probe, output, failures)
         if ready:
             session.load(media=not all(is_features(one.input) for one in ready))
-            console.current().announce(str(session.device), session.title, session.hint)
+            console.current().announce(str(session.device), session.title, partial(hints.once, session.hint))
         for one in ready:
             with failures.caught():
                 _localize_one(one, session, output, formats)
