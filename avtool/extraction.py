@@ -299,7 +299,7 @@ class Extractor:
         from avtool.features.extract import extract
 
         request = self._request(one)
-        items = ahead.items(on_progress) if ahead else self._decoder().decode(path, request, on_progress)
+        items = ahead.items(on_progress) if ahead else self._decoder().decode(path, request, on_progress, lend=True)
         encoders, span = (one.visual, one.audio), (request.start, request.end)
         tags = self.recipe.tags
         return extract(items, *encoders, one.grid, self.device, *span, on_progress, media.duration, tags)

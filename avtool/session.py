@@ -222,7 +222,7 @@ class Session:
         if ahead is not None:
             items = ahead.items(on_progress)
         else:
-            items = self._decoder().decode(path, self._request(encoders), on_progress)
+            items = self._decoder().decode(path, self._request(encoders), on_progress, lend=True)
         span = settings.start, settings.end
         return extract(items, *encoders, grid, self.device, *span, on_progress, media.duration, tags)
 

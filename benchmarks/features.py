@@ -227,7 +227,7 @@ class Ours:
         grid, visual = Grid(1 / fps, 1 / fps), encoder.modality == "visual"
         request = DecodeRequest(encoder.pictures if visual else None, None if visual else encoder.rate, grid)
         pair = (encoder, None) if visual else (None, encoder)
-        features = extract(self.child.decode(path, request), *pair, grid, torch.device("cpu"))
+        features = extract(self.child.decode(path, request, lend=True), *pair, grid, torch.device("cpu"))
         return features.visual if visual else features.audio
 
     def cpu(self) -> float:

@@ -75,20 +75,22 @@ class _Batch:
         self._encoder, self._device, self._size, self._tags = encoder, device, size, tags
         self._rows: list[list[int]] = []
         self._inputs: list[Array] = []
-        self._latest: Array | None = None  # as it was given, before it was prepared
+        self._latest: Array | None = None  # as it was given
+        self._ready: Array = np.empty(0)  # the same prepared, in memory of its own
         self.out = _Rows(2)
 
     def add(self, row: int, value: Array) -> None:
-        if self._inputs and value is self._latest:
+        """Takes one input; it need not stay as it is, but while it does not change it is the same array."""
+        if value is not self._latest:
+            ready = value if self._encoder.prepare is None else self._encoder.prepare(value)
+            self._latest, self._ready = value, ready.copy() if np.may_share_memory(ready, value) else ready
+        elif self._inputs:
             self._rows[-1].append(row)
             return
-        self._latest = value
-        if self._encoder.prepare is not None:
-            value = self._encoder.prepare(value)
-        if self._inputs and (self._inputs[0].shape != value.shape or len(self._inputs) >= self._size):
+        if self._inputs and (self._inputs[0].shape != self._ready.shape or len(self._inputs) >= self._size):
             self.flush()
         self._rows.append([row])
-        self._inputs.append(value)
+        self._inputs.append(self._ready)
 
     def flush(self) -> None:
         while self._inputs:
@@ -197,7 +199,8 @@ def extract(
     """Encode a decoded file.
 
     Args:
-        items: what media.decode or a decode child gives: pictures and sound in presentation order, a report last.
+        items: what media.decode or a decode child gives: pictures and sound in presentation order, a report last;
+            pixels may be lent until the next item.
         visual, audio: the encoders; None where a modality is not wanted.
         grid: rows; the items must have been decoded on the same grid.
         device: where the encoders live.

@@ -136,9 +136,20 @@ class DecodeChild:
         raise AssertionError("the child ended a request without an answer")
 
     def decode(
-        self, path: str | os.PathLike[str], request: DecodeRequest, on_progress: Progress | None = None
+        self,
+        path: str | os.PathLike[str],
+        request: DecodeRequest,
+        on_progress: Progress | None = None,
+        *,
+        lend: bool = False,
     ) -> Iterator[Item]:
         """`avtool.media.decoding.decode` in the child: the same items.
+
+        Args:
+            path, request, on_progress: as there.
+            lend: pixels are not copied out of the shared memory, a fifth of what a 1080p picture costs: they are those
+                of the picture until the next item is asked for, and anything after. Rows that show one picture get the
+                same array, so whoever keeps what was made of it needs it once.
 
         Raises:
             InputError: also when the child crashed, hung or ran out of memory.
@@ -147,8 +158,14 @@ class DecodeChild:
         pixels: npt.NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
         for message in self._ask(path, {"do": "decode", **_request_to(request)}):
             if message.kind == PICTURE:
-                pixels = self._pixels(message, pixels)
+                pixels, in_ring = self._pixels(message, pixels)
+                pixels = pixels.copy() if in_ring and not lend else pixels
+                pixels.setflags(write=False)
+                if in_ring and not lend:
+                    self._give_back()
                 yield Picture(message.number, message.time, pixels)
+                if in_ring and lend:
+                    self._give_back()
             elif message.kind == SOUND:
                 yield Sound(message.number, _samples(message))
             elif message.kind == PROGRESS and on_progress is not None:
@@ -190,19 +207,20 @@ class DecodeChild:
                     raise
             self.close()
 
-    def _pixels(self, message: _Message, last: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The pixels of a picture message: out of the ring, out of the message, or those of the picture before."""
+    def _pixels(self, message: _Message, last: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], bool]:
+        """The pixels of a picture message, and whether they lie in the ring: then they are to be given back."""
         if message.place == SAME:
-            return last
+            return last, False
         shape = (message.height, message.width, 3)
         if message.place == INSIDE:
-            pixels = np.frombuffer(message.payload, np.uint8).reshape(shape)
-        else:
-            assert self._ring is not None and self._taken is not None
-            pixels = np.ndarray(shape, np.uint8, self._ring, message.place).copy()
-            self._taken += 1
-        pixels.setflags(write=False)
-        return pixels
+            return np.frombuffer(message.payload, np.uint8).reshape(shape), False
+        assert self._ring is not None
+        return np.ndarray(shape, np.uint8, self._ring, message.place), True
+
+    def _give_back(self) -> None:
+        """The child may write to the oldest place of the ring that holds a picture."""
+        assert self._taken is not None
+        self._taken += 1
 
     def _send(self, line: bytes) -> None:
         assert self._process is not None and self._process.stdin is not None

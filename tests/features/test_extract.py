@@ -236,6 +236,28 @@ def test_a_picture_that_stays_on_screen_is_computed_once() -> None:
     assert got.visual is not None and got.visual[:, 0].tolist() == [0.0] * 20 + list(range(20, 30)) and got.seen.all()
 
 
+@pytest.mark.parametrize("prepared", [None, lambda pixels: pixels[:4, :4], lambda pixels: pixels // 1])
+def test_pictures_that_are_only_lent(prepared: Any) -> None:
+    """Pixels are overwritten when the next item is asked for; rows of one still share what was made of them."""
+    sizes: list[tuple[int, ...]] = []
+
+    def lent() -> Iterable[Picture | DecodeReport]:
+        places = [np.zeros((8, 8, 3), np.uint8) for _ in range(3)]
+        for row in range(20):
+            pixels = places[row % 3][:]  # a new array over a place that is used again
+            pixels[:] = 10 * row
+            yield Picture(row, row / 2, pixels)
+            pixels[:] = 255
+        for row in range(20, 40):
+            yield Picture(row, 10.0, pixels)  # the last one stays on screen
+        yield end_of_file(20.0)
+
+    encoder = replace(brightness(sizes), prepare=prepared, scaling="in words")
+    got = extract(lent(), encoder, None, HALVES, CPU)
+    assert got.visual is not None and got.visual[:, 0].tolist() == [10.0 * min(row, 19) for row in range(40)]
+    assert [s[0] for s in sizes] == [8, 8, 4]
+
+
 def test_pictures_are_prepared_one_by_one_before_they_meet() -> None:
     """Sources that change their size in mid-stream still fill whole batches."""
     sizes: list[tuple[int, ...]] = []

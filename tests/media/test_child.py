@@ -135,6 +135,32 @@ def test_pictures_stay_as_they_are(long: Path) -> None:
     assert same(kept, [item for item in decode(long, request) if isinstance(item, Picture)])
 
 
+def test_lent_pictures_are_right_while_they_are_lent(long: Path, film: Path, tmp_path: Path) -> None:
+    """More pictures than places, pictures too large for one, changing sizes, stills; nothing waits for ever."""
+    huge = write(tmp_path / "b.mkv", Video("rawvideo", seconds=0.2, width=4096, height=3072))
+    still = write(tmp_path / "c.mp4", Video(times=[0, 2.0, 4.9]), Audio())
+    request = DecodeRequest(PictureSpec(), 16_000, end=Fraction(30))
+    with DecodeChild() as child:
+        for path in (long, huge, film, still):
+            rows: dict[int, Any] = {}
+            for item, other in zip(child.decode(path, request, lend=True), decode(path, request), strict=True):
+                if isinstance(item, Picture) and item.pixels is rows.get(item.row - 1):
+                    assert isinstance(other, Picture) and item.row == other.row
+                else:
+                    assert same([item], [other])
+                if isinstance(item, Picture):
+                    rows = {item.row: item.pixels}
+
+
+def test_lent_pictures_are_not_copied_and_their_places_are_given_back(long: Path) -> None:
+    request = DecodeRequest(PictureSpec(), None, end=Fraction(30))
+    with DecodeChild() as child:
+        items = [i for i in child.decode(long, request, lend=True) if isinstance(i, Picture)]
+        assert child._taken is not None and int(child._taken[0]) == len(items) == 60
+        ring = np.frombuffer(child._ring, np.uint8)  # type: ignore[arg-type]
+        assert all(np.shares_memory(i.pixels, ring) and not i.pixels.flags.writeable for i in items)
+
+
 def test_the_child_waits_for_its_parent(long: Path) -> None:
     """It does not run ahead by more than a few megabytes, and waiting is no hang."""
     with DecodeChild(stall_seconds=4.0) as child:
