@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avtool import __version__
+from avtool.calibration import KIND, VERSION
 from avtool.detect.events import NO_THRESHOLD, select
 from avtool.detect.proposals import Proposals, decode_window
 from avtool.detect.softnms import suppress
@@ -22,10 +23,12 @@ from avtool.session import OnProgress, Session, is_features
 from avtool.settings import Settings, did_you_mean
 from avtool.timegrid import Grid, windows
 from avtool.timeline import CANDIDATE_FLOOR, Curves, Event, Evidence, RunInfo, Timeline
+from avtool.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from avtool.features.store import Features
 
+CALIBRATION = f"{KIND} {VERSION}"  # how scores became probabilities, for the record
 CURVE_CLASSES = 8  # classes whose curves are stored besides those that have events
 
 
@@ -68,6 +71,7 @@ def localize(
     stitched = stitch(outputs, plan, part.rows, grid)
     proposals = _moved(stitched.proposals, grid.start(first), session.settings)
     candidates = suppress(proposals, **_soft_nms(session))
+    _calibrate(stitched, info.vocabulary)
     fingerprint = session.fingerprint(features.media, features.weights if is_features(path) else None)
     return _timeline(session, features, first, stitched, candidates, fingerprint)
 
@@ -109,6 +113,13 @@ def _rows(grid: Grid, features: Features, settings: Settings) -> tuple[int, int]
 def _has_both(part: Features) -> bool:
     """False where an audible and visible event cannot exist."""
     return bool(part.rows and part.heard.any() and part.seen.any())
+
+
+def _calibrate(stitched: Stitched, vocabulary: Vocabulary) -> None:
+    """Brings the curves, whose proposals are made, to the scale of the events and thresholds, in place."""
+    if vocabulary.calibration is not None and stitched.curve.size:
+        for curve in (stitched.curve, stitched.audio_curve, stitched.visual_curve):
+            vocabulary.calibration.apply(curve)
 
 
 def _moved(proposals: Proposals, offset: Fraction, settings: Settings) -> Proposals:
@@ -164,7 +175,12 @@ def _run_info(session: Session, features: Features, fingerprint: str) -> RunInfo
         tool=f"avtool {__version__}",
         model=info.name,
         weights={**info.weights, **features.weights},
-        settings={**session.settings_in_effect(), "visual": features.visual_encoder, "audio": features.audio_encoder},
+        settings={
+            **session.settings_in_effect(),
+            "visual": features.visual_encoder,
+            "audio": features.audio_encoder,
+            "calibration": None if info.vocabulary.calibration is None else CALIBRATION,
+        },
         device=session.device.type,
         fingerprint=fingerprint,
         details=info.details,

@@ -235,8 +235,8 @@ class Session:
     def fingerprint(self, media: MediaInfo, encoders: Mapping[str, str] | None = None) -> str:
         """What a result for this file carries, with these models and settings; equal fingerprints mean equal results.
 
-        It covers the schema, the model and its weights, the encoders' weights, every setting that can change a
-        result, and the size and time of change of the input.
+        It covers the schema, the model, its weights, thresholds and calibration, the encoders' weights, every setting
+        that can change a result, and the size and time of change of the input.
 
         Args:
             media: the input.
@@ -251,11 +251,14 @@ class Session:
             encoders: as in `fingerprint`.
         """
         own = {f"{e.name} ({e.modality})": e.sha256 for e in (self.visual, self.audio)} if encoders is None else {}
+        vocabulary = self.info.vocabulary
+        maps = None if vocabulary.calibration is None else vocabulary.calibration.maps
         return {
             "schema": SCHEMA,
             "model": self.info.name,
             "weights": dict(self.info.weights),
             "encoders": {**own, **(encoders or {})},
+            "scores": hashlib.sha256(json.dumps([vocabulary.thresholds, maps]).encode()).hexdigest(),
             "settings": {k: v for k, v in self.settings_in_effect().items() if k not in WITHOUT_EFFECT},
         }
 

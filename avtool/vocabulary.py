@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from avtool.calibration import Calibration
 from avtool.errors import UsageError
 from avtool.files import printable
 
@@ -37,6 +38,8 @@ class Vocabulary:
         names: unique, also when case and the kind of space are ignored.
         tiers: one of TIERS per class; empty: every class is in the default tier.
         thresholds: the score in [0, 1] from which a candidate of a class is an event; empty: the model has none.
+        calibration: makes probabilities of the localizer's scores; thresholds are probabilities then. None: scores are
+            shown as they are computed.
 
     Raises:
         ValueError: lengths differ, a name comes twice or is empty, a tier is unknown, a threshold is not in [0, 1].
@@ -45,11 +48,14 @@ class Vocabulary:
     names: tuple[str, ...]
     tiers: tuple[str, ...] = ()
     thresholds: tuple[float, ...] = ()
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         for what, values in (("tiers", self.tiers), ("thresholds", self.thresholds)):
             if values and len(values) != len(self.names):
                 raise ValueError(f"{len(values)} {what} for {len(self.names)} names")
+        if self.calibration and len(self.calibration.maps) != len(self.names):
+            raise ValueError(f"{len(self.calibration.maps)} calibrations for {len(self.names)} names")
         if len(self._index) != len(self.names) or "" in self._index:
             raise ValueError("class names must be unique and not empty")
         if unknown := set(self.tiers) - set(TIERS):

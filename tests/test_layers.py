@@ -14,6 +14,7 @@ import pytest
 LAYERS = {
     "avtool.errors": 0,
     "avtool.interrupts": 0,
+    "avtool.calibration": 0,
     "avtool.timeline": 0,
     "avtool.timegrid": 0,
     "avtool.vocabulary": 0,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import avtool
+from avtool.calibration import Calibration
 from avtool.errors import DeviceError, InputError, PartialInputError, UsageError, WeightsError
 from avtool.features.store import Features
 from avtool.models.zoo import ModelInfo, WindowOutput
@@ -131,6 +132,57 @@ def test_nothing_where_only_one_medium_is_there() -> None:
     assert (timeline.events, timeline.candidates, timeline.best_score, timeline.curves) == ((), (), None, None)
     timeline = run(features([], []))
     assert timeline.events == ()
+
+
+MAPS = Calibration(((2.0, 0.5, -1.0), (1.0, 1.0, 0.5), (0.7, 1.5, -0.2)))
+
+
+def calibrated(given: Features, **settings: Any) -> tuple[Any, Any]:
+    """Timelines before and after the scores become probabilities, with thresholds that take the same way."""
+    found = []
+    for maps in (None, MAPS):
+        session = Loaded(given, Settings(classes=("all",), **settings))
+        old = session.info.vocabulary
+        if maps is not None:
+            moved = tuple(float(t) for t in maps(old.thresholds, range(3)))
+            session.localizer.info = replace(session.info, vocabulary=replace(old, thresholds=moved, calibration=maps))
+        found.append(localize("x.mp4", session=session))
+    return found[0], found[1]
+
+
+def test_calibration_changes_scores_and_no_decision() -> None:
+    rng = np.random.default_rng(4)
+    loud, bright = (np.clip(np.repeat(rng.random(40) ** 2 * 1.4, 4), 0, 1).tolist() for _ in range(2))
+    plain, sure = calibrated(features(loud, bright), explain=True)
+    assert len(plain.events) > 10 and len({e.label for e in plain.events}) == 3
+    assert [(e.start, e.end, e.label) for e in plain.events] == [(e.start, e.end, e.label) for e in sure.events]
+    labels = [fakes.CLASSES.index(e.label) for e in plain.events]
+    expected = MAPS([e.score for e in plain.events], labels)
+    np.testing.assert_allclose([e.score for e in sure.events], expected, atol=1e-4)
+    assert (plain.heard_only, plain.seen_only) == (sure.heard_only, sure.seen_only) != (0, 0)
+
+
+def test_curves_are_on_the_scale_of_events() -> None:
+    loud = [0.9 if 10 <= k < 16 else 0.0 for k in range(30)]
+    plain, sure = calibrated(features(loud, loud), explain=True)
+    for a, b in ((plain.curves, sure.curves), (plain.evidence.audio, sure.evidence.audio)):
+        assert a.labels == b.labels
+        maps = [fakes.CLASSES.index(name) for name in a.labels]
+        for column, label in enumerate(maps):
+            wanted = MAPS(a.values[:, column] / 255, np.full(len(a.values), label))
+            np.testing.assert_allclose(b.values[:, column] / 255, wanted, atol=0.01)
+            assert (b.values[a.values[:, column] == 0, column] == 0).all()
+
+
+def test_results_say_how_scores_became_probabilities() -> None:
+    plain, sure = calibrated(features([0.9] * 9, [0.9] * 9))
+    assert (plain.run.settings["calibration"], sure.run.settings["calibration"]) == (None, "beta 1")
+    assert plain.run.fingerprint != sure.run.fingerprint
+
+
+def test_nothing_to_calibrate() -> None:
+    for given in (features([], []), features([0.9] * 5, [0.9] * 5, seen=np.zeros(5, bool))):
+        assert calibrated(given)[1].events == ()
 
 
 def test_stretches_of_one_medium_alone_are_counted() -> None:

@@ -72,6 +72,7 @@ def _model_record(info: ModelInfo) -> dict[str, object]:
         "weights": dict(info.weights),
         "settings": dict(info.settings),
         "segment_seconds": float(info.grid.stride),
+        "calibrated": info.vocabulary.calibration is not None,
         "classes": [{"name": n, "tier": tier, "threshold": threshold} for n, tier, threshold in classes],
     }
 
@@ -84,6 +85,7 @@ def _model_page(info: ModelInfo) -> str:
         ("commercial use", commercial(info.commercial)),
         ("encoders", f"visual: {', '.join(info.visual)}; audio: {', '.join(info.audio)}"),
         ("segment", f"{float(info.grid.stride):g} s"),
+        ("scores", "as they are computed" if info.vocabulary.calibration is None else "probabilities of being right"),
         ("settings", ", ".join(f"{key} {value}" for key, value in info.settings.items())),
         *(("weights", f"{file} {sha}") for file, sha in info.weights.items()),
     ]

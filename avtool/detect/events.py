@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from avtool.calibration import Calibration
 from avtool.detect.proposals import Proposals
 from avtool.errors import UsageError
 from avtool.timeline import Event
@@ -19,13 +21,16 @@ NO_THRESHOLD = 0.3  # for a model without thresholds of its own
 
 
 class Names(Protocol):
-    """What is read of a vocabulary: class names, and the thresholds of the model or nothing."""
+    """What is read of a vocabulary: class names, and the thresholds and the calibration of the model or nothing."""
 
     @property
     def names(self) -> Sequence[str]: ...
 
     @property
     def thresholds(self) -> Sequence[float]: ...
+
+    @property
+    def calibration(self) -> Calibration | None: ...
 
 
 class _Span(NamedTuple):
@@ -45,12 +50,13 @@ def select(
 ) -> tuple[Event, ...]:
     """The events among the candidates, ordered by start, end, label.
 
-    Candidates are cut to the file and merged (see `merge`) before any threshold is applied, scores rounded as files
-    keep them. So the events at a higher `min_score` are exactly those of a lower one that score at least as much.
+    Candidates are cut to the file and merged (see `merge`), and their scores made probabilities where the model has a
+    calibration, before any threshold is applied, scores rounded as files keep them. So the events at a higher
+    `min_score` are exactly those of a lower one that score at least as much.
 
     Args:
         candidates: after Soft-NMS; seconds.
-        vocabulary: names, and thresholds that a class has from its model.
+        vocabulary: names, and thresholds and calibration that a class has from its model.
         classes: indices of the classes to show.
         min_score: threshold of every class; None takes each class's own (0.3 for a model that has none).
         max_events: the highest scores that are kept (equal ones: the earlier); None for no limit.
@@ -63,6 +69,8 @@ def select(
         raise UsageError(f"at least one event must be allowed, not {max_events}", hint="leave the limit out for all")
     shown = candidates.take(np.isin(candidates.labels, np.fromiter(classes, np.int64)))
     merged = merge(clamp(shown, duration))
+    if vocabulary.calibration is not None:
+        merged = replace(merged, scores=vocabulary.calibration(merged.scores, merged.labels))
     events = (
         Event(float(start), float(end), vocabulary.names[label], round(float(score), DECIMALS))
         for start, end, label, score in zip(merged.starts, merged.ends, merged.labels, merged.scores, strict=True)

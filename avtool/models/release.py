@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from avtool.calibration import KIND, VERSION
 from avtool.errors import UsageError, WeightsError
 from avtool.files import printable, write_atomic
 from avtool.models.cacenet import CACENet, CACENetConfig, from_official
@@ -71,9 +72,22 @@ def describe(info: ModelInfo) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
     lines += ["", "[settings]", *(f"{key} = {json.dumps(value)}" for key, value in info.settings.items())]
     v = info.vocabulary
-    for name, tier, threshold in zip(v.names, v.tiers, v.thresholds, strict=True):
+    lines += calibration_header(v)
+    for k, (name, tier, threshold) in enumerate(zip(v.names, v.tiers, v.thresholds, strict=True)):
         lines += ["", "[[classes]]", f"name = {json.dumps(name)}", f'tier = "{tier}"', f"threshold = {threshold}"]
+        lines += calibration_line(v, k)
     return "\n".join(lines) + "\n"
+
+
+def calibration_header(vocabulary: Vocabulary) -> list[str]:
+    """Which maps the classes have, as TOML; nothing where there are none."""
+    return [] if vocabulary.calibration is None else ["", "[calibration]", f"version = {VERSION}", f'kind = "{KIND}"']
+
+
+def calibration_line(vocabulary: Vocabulary, label: int) -> list[str]:
+    """The map of one class."""
+    c = vocabulary.calibration
+    return [] if c is None else [f"calibration = [{', '.join(map(str, c.maps[label]))}]"]
 
 
 def read_cace(file: Path, **settings: Any) -> CACENet:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avtool import weights
+from avtool.calibration import Calibration
 from avtool.errors import UsageError, WeightsError
 from avtool.files import printable
 from avtool.models.points import PyramidLevel
@@ -217,8 +218,10 @@ def _read_spec(spec: Path, file: Path) -> tuple[ModelInfo, Path]:
         if table.pop("format") != SPEC or table["kind"] not in KINDS:
             raise ValueError("its format or kind is unknown")
         classes = table.pop("classes")
+        calibration = Calibration.read(table.pop("calibration", None), [c.get("calibration") for c in classes])
+        names, tiers, thresholds = (tuple(c[key] for c in classes) for key in ("name", "tier", "threshold"))
         info = ModelInfo(
-            vocabulary=Vocabulary(*(tuple(c[key] for c in classes) for key in ("name", "tier", "threshold"))),
+            vocabulary=Vocabulary(names, tiers, thresholds, calibration),
             grid=Grid(Fraction(table.pop("segment")), Fraction(table.pop("stride"))),
             visual=tuple(table.pop("visual")),
             audio=tuple(table.pop("audio")),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avtool.calibration import Calibration
 from avtool.detect.events import clamp, merge, select
 from avtool.detect.proposals import Proposals
 from avtool.errors import UsageError
@@ -19,6 +20,7 @@ from avtool.errors import UsageError
 class Names:
     names: tuple[str, ...] = ("siren", "bark", "bell")
     thresholds: tuple[float, ...] = (0.5, 0.2, 0.9)
+    calibration: Calibration | None = None
 
 
 ALL = range(3)

@@ -27,6 +27,7 @@ CLASSES = 4
 class Names:
     names: tuple[str, ...] = ("siren", "bark", "bell", "speech")
     thresholds: tuple[float, ...] = ()
+    calibration: None = None
 
 
 @dataclass(frozen=True)

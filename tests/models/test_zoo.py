@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save
 
 from avtool import weights
+from avtool.calibration import Calibration
 from avtool.errors import AvtoolError, UsageError, WeightsError
 from avtool.models import zoo
 from avtool.models.additive import EVIDENCE, Additive, AdditiveLocalizer, Judge, Side
+from avtool.models.release import describe
 from tests.features.samples import features
 
 CPU = torch.device("cpu")
@@ -166,6 +168,20 @@ def edited(old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+def mapped(version: int = 1, kind: str = "beta", numbers: str = "1.5, 0.5, -1.0", header: bool = True) -> str:
+    """A description with a calibration."""
+    head = f'\n[calibration]\nversion = {version}\nkind = "{kind}"\n' if header else ""
+    return SPEC + head + classes().replace("threshold = 0.4\n", f"threshold = 0.4\ncalibration = [{numbers}]\n")
+
+
+def test_a_calibrated_model(tmp_path: Path) -> None:
+    info = zoo.load(str(model(tmp_path, text=mapped())), CPU).info
+    assert info.vocabulary.calibration == Calibration(((1.5, 0.5, -1.0),) * 3)
+    again = zoo.load(str(model(tmp_path, "again", text=describe(info))), CPU).info
+    assert again.vocabulary == info.vocabulary
+    assert "calibration" not in describe(zoo.load(str(model(tmp_path, "plain")), CPU).info)
+
+
 BAD_SPECS = {
     "not TOML": "format = ",
     "empty": "",
@@ -189,6 +205,15 @@ BAD_SPECS = {
     "window is text": edited("window = 20", 'window = "20"'),
     "unknown field": edited('licence = "CC0"', 'license = "CC0"'),
     "encoders are a number": edited('visual = ["mini"]', "visual = 3"),
+    "calibration of the future": mapped(version=2),
+    "calibration of another kind": mapped(kind="isotonic"),
+    "calibration that falls": mapped(numbers="-1.0, 1.0, 0.0"),
+    "calibration without a number": mapped(numbers="1.0, nan, 0.0"),
+    "calibration cut short": mapped(numbers="1.0, 1.0"),
+    "calibration of text": mapped(numbers='"a", "b", "c"'),
+    "calibration without its header": mapped(header=False),
+    "calibration of one class alone": mapped().replace("calibration = [1.5, 0.5, -1.0]", "", 2),
+    "calibration without maps": SPEC + '\n[calibration]\nversion = 1\nkind = "beta"\n' + classes(),
     "format is missing": edited('format = "avtool localizer 1"\n', ""),
 }
 
