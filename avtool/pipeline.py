@@ -153,12 +153,13 @@ def _timeline(
     events = select(
         candidates, vocabulary, session.shown, settings.min_score, settings.max_events, duration=media.duration
     )
+    shown = set(events)
     heard_only, seen_only = _unconfirmed(session, first, stitched, events)
     labels = _curve_labels(events, found)
     return Timeline(
         media=media,
         events=events,
-        candidates=tuple(event for event in found if event.score >= CANDIDATE_FLOOR),
+        candidates=tuple(event for event in found if event.score >= CANDIDATE_FLOOR or event in shown),
         run=_run_info(session, features, fingerprint),
         warnings=features.notices,
         best_score=max((event.score for event in found), default=None),

@@ -10,21 +10,31 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from avtool.detect.events import DECIMALS
 from avtool.features.encoders import catalog
 from avtool.models import zoo
 from avtool.models.additive import AdditiveLocalizer
 from avtool.training.corpus import Corpus
 from avtool.training.localizer import Pair
 from avtool.training.quadruples import encode, make, read
-from avtool.training.recipe import ask_additive, choose_thresholds, rates, trials
+from avtool.training.recipe import Trial, ask_additive, choose_thresholds, rates, trials
+from avtool.vocabulary import Vocabulary
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
 CPU = torch.device("cpu")
+
+
+def shown(trial: Trial, vocabulary: Vocabulary) -> Trial:
+    """The same with the score of both media as users see it."""
+    if vocabulary.calibration is None:
+        return trial
+    score = round(float(vocabulary.calibration(trial.scores[:1], [trial.label])[0]), DECIMALS)
+    return replace(trial, scores=(score, *trial.scores[1:]))
 
 
 def main() -> None:
@@ -46,10 +56,11 @@ def main() -> None:
     test = trials(ask, count, read(make(corpus, "test", options.per_class, folder, 2), pair))
     print(f"{len(test)} questions about {len({t.label for t in test})} classes; mean over classes")
     print(f"{'row':16s}{'kept':>8s}{'heard only rejected':>22s}{'seen only rejected':>22s}")
-    thresholds = np.array(localizer.info.vocabulary.thresholds)
     for which, name in enumerate(("audio+visual", "audio only", "visual only")):
-        chosen = thresholds if which == 0 else choose_thresholds(val, which)
-        r = rates(test, chosen, which)
+        if which == 0:
+            r = rates([shown(t, localizer.info.vocabulary) for t in test], localizer.info.vocabulary.thresholds)
+        else:
+            r = rates(test, choose_thresholds(val, which), which)
         print(f"{name:16s}{100 * r['kept']:8.1f}{100 * r['heard only']:22.1f}{100 * r['seen only']:22.1f}")
 
 

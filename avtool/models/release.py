@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from avtool.calibration import KIND, VERSION
+from avtool.calibration import KIND, VERSION, Calibration
 from avtool.errors import UsageError, WeightsError
 from avtool.files import printable, write_atomic
 from avtool.models.cacenet import CACENet, CACENetConfig, from_official
@@ -72,22 +72,21 @@ def describe(info: ModelInfo) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
     lines += ["", "[settings]", *(f"{key} = {json.dumps(value)}" for key, value in info.settings.items())]
     v = info.vocabulary
-    lines += calibration_header(v)
+    lines += calibration_header(v.calibration)
     for k, (name, tier, threshold) in enumerate(zip(v.names, v.tiers, v.thresholds, strict=True)):
         lines += ["", "[[classes]]", f"name = {json.dumps(name)}", f'tier = "{tier}"', f"threshold = {threshold}"]
-        lines += calibration_line(v, k)
+        lines += calibration_line(v.calibration, k)
     return "\n".join(lines) + "\n"
 
 
-def calibration_header(vocabulary: Vocabulary) -> list[str]:
+def calibration_header(calibration: Calibration | None) -> list[str]:
     """Which maps the classes have, as TOML; nothing where there are none."""
-    return [] if vocabulary.calibration is None else ["", "[calibration]", f"version = {VERSION}", f'kind = "{KIND}"']
+    return [] if calibration is None else ["", "[calibration]", f"version = {VERSION}", f'kind = "{KIND}"']
 
 
-def calibration_line(vocabulary: Vocabulary, label: int) -> list[str]:
+def calibration_line(calibration: Calibration | None, label: int) -> list[str]:
     """The map of one class."""
-    c = vocabulary.calibration
-    return [] if c is None else [f"calibration = [{', '.join(map(str, c.maps[label]))}]"]
+    return [] if calibration is None else [f"calibration = [{', '.join(map(str, calibration.maps[label]))}]"]
 
 
 def read_cace(file: Path, **settings: Any) -> CACENet:

@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
+from avtool.calibration import Calibration
+from avtool.detect.events import DECIMALS
 from avtool.detect.proposals import Proposals, from_curve, from_pyramid
 from avtool.detect.softnms import suppress
 from avtool.evaluation.map import Segments, mean_ap
@@ -29,9 +31,11 @@ from avtool.files import write_atomic
 from avtool.models.additive import Additive
 from avtool.models.loco import LoCo, LoCoConfig
 from avtool.models.pyramid import describe, pyramid_levels
+from avtool.models.release import calibration_header, calibration_line
 from avtool.models.zoo import SPEC
 from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items, LeftOut, fit
+from avtool.training.calibration import Answers, calibrate, clip_answers, families, scene_answers
 from avtool.training.corpus import Corpus, LabelledClip, folds
 from avtool.training.localizer import Pair, bank_items, clip_items, teaching_pairs
 from avtool.training.loco import LoCoRecipe, Standard, train
@@ -164,7 +168,9 @@ def best_scores(found: Proposals, classes: int, start: float = 0.0, end: float =
     return best
 
 
-def rates(answers: Sequence[Trial], thresholds: Mapping[int, float] | Floats, which: int = 0) -> dict[str, float]:
+def rates(
+    answers: Sequence[Trial], thresholds: Mapping[int, float] | Sequence[float] | Floats, which: int = 0
+) -> dict[str, float]:
     """Mean over classes of: true pairs kept, heard-only rejected, seen-only rejected; `which` of a trial's scores."""
     table: dict[tuple[str, int], list[bool]] = defaultdict(list)
     for t in answers:
@@ -330,6 +336,7 @@ class Release:
     tensors: Mapping[str, torch.Tensor]
     thresholds: tuple[float, ...]
     tiers: tuple[str, ...]
+    calibration: Calibration
     ap: tuple[float, ...]
     settings: Mapping[str, str]  # as TOML values
 
@@ -369,7 +376,10 @@ def additive_release(name: str, material: Material, config: FitConfig) -> Releas
     peaks = np.concatenate([labels for labels, _ in found]), np.concatenate([table for _, table in found])
     votes = (part[len(clips) :] for part in (left.visual, left.audio))
     empty = empty_peaks(ask_votes(left.network), count, m.bank, *votes)
-    return _judged(name, "additive", left.network.tensors(), m.corpus, answers + known, peaks, empty, runs, settings)
+    maps = scene_maps(runs, clips, sides, count)
+    return _judged(
+        name, "additive", left.network.tensors(), m.corpus, answers + known, peaks, empty, runs, maps, settings
+    )
 
 
 def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
@@ -384,7 +394,39 @@ def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
     settings = {"nms": '"gaussian"', "sigma": "0.4", "config": f"'{describe(network.config)}'"}
     peaks = scene_peaks(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
     empty = empty_peaks(ask_loco(network, data), len(m.corpus.classes), m.bank, m.bank[0].x, m.bank[1].x)
-    return _judged(name, "loco", tensors, m.corpus, answers, peaks, empty, runs, settings)
+    maps = scene_maps(runs, clips, [(ask_loco(network, data), m.quadruples)], len(m.corpus.classes))
+    return _judged(name, "loco", tensors, m.corpus, answers, peaks, empty, runs, maps, settings)
+
+
+def scene_maps(
+    runs: Sequence[Sequence[Proposals]],
+    clips: Sequence[LabelledClip],
+    sides: Sequence[tuple[Ask, Sequence[Encoded]]],
+    classes: int,
+) -> Calibration:
+    """Calibration on candidates of left-out clips and scenes; a scene of any side counts alike.
+
+    Args:
+        runs: candidates of every clip from a fit that did not see it.
+        clips: the clips.
+        sides: localizers, each with quadruples that it was not fitted on.
+        classes: C.
+    """
+    return calibrate(*left_out_answers(runs, clips, sides, classes))
+
+
+def left_out_answers(
+    runs: Sequence[Sequence[Proposals]],
+    clips: Sequence[LabelledClip],
+    sides: Sequence[tuple[Ask, Sequence[Encoded]]],
+    classes: int,
+) -> tuple[Answers, npt.NDArray[np.int64]]:
+    """What `scene_maps` fits on: candidates with their truth, and the family of each class."""
+    parts, first, scenes = [clip_answers(runs, clips, classes)], len(clips), sum(len(q) for _, q in sides)
+    for ask, quadruples in sides:
+        parts.append(scene_answers(ask, quadruples, first, len(clips) * len(quadruples) / scenes))
+        first += len(quadruples)
+    return Answers.join(parts), families(clips, classes)
 
 
 def _judged(
@@ -396,9 +438,10 @@ def _judged(
     peaks: tuple[npt.NDArray[np.int64], Floats],
     empty: Floats,
     runs: Sequence[Sequence[Proposals]],
+    calibration: Calibration,
     settings: Mapping[str, str],
 ) -> Release:
-    """Thresholds and tiers.
+    """Thresholds and tiers. Thresholds are chosen on what a localizer computes, then take the way of all scores.
 
     A class that scenes show must be right on scenes; one that only clips show must be quiet on clips of other classes
     and on scenes, those of no class included, as two clips are too few to ask what it keeps.
@@ -408,11 +451,17 @@ def _judged(
     log.info("%s: composed val at the chosen thresholds: %s", name, rates(answers, composed))
     strange, nothing = strange_thresholds(*peaks, real), np.clip(np.quantile(empty, 1 - NOTHING, 0), LOWEST, HIGHEST)
     chosen = {c: max(real[c], strange[c], float(nothing[c])) for c in real} | composed
-    thresholds = tuple(round(chosen[c], 4) for c in range(count))
+    thresholds = calibrated_thresholds([chosen[c] for c in range(count)], calibration)
     ap = {**scene_ap(answers), **clip_ap(runs, clips)}
     tiers = tuple("default" if ap[c] >= TIER_AP else "experimental" for c in range(count))
     log.info("%s: %d classes in the default tier", name, tiers.count("default"))
-    return Release(name, kind, tensors, thresholds, tiers, tuple(ap[c] for c in range(count)), settings)
+    return Release(name, kind, tensors, thresholds, tiers, calibration, tuple(ap[c] for c in range(count)), settings)
+
+
+def calibrated_thresholds(chosen: Sequence[float], calibration: Calibration) -> tuple[float, ...]:
+    """Thresholds as a description keeps them: what is above stays above."""
+    kept = np.round(chosen, DECIMALS)
+    return tuple(round(float(t), DECIMALS) for t in calibration(kept, np.arange(len(kept))))
 
 
 LICENCE = "avtool's own weights; fitted partly on AVE-PM clips (CC BY-NC-SA 4.0) and ImageNet pictures"
@@ -444,11 +493,14 @@ def write(release: Release, corpus: Corpus, out: Path) -> None:
         "",
         "[settings]",
         *(f"{key} = {value}" for key, value in release.settings.items()),
+        *calibration_header(release.calibration),
         "",
     ]
-    for event, tier, threshold, ap in zip(corpus.names, release.tiers, release.thresholds, release.ap, strict=True):
+    columns = zip(corpus.names, release.tiers, release.thresholds, release.ap, strict=True)
+    for label, (event, tier, threshold, ap) in enumerate(columns):
         lines += ["[[classes]]", f'name = "{event}"', f'tier = "{tier}"']
-        lines += [f"threshold = {threshold} # average precision {ap:.2f}", ""]
+        lines += [f"threshold = {threshold} # average precision {ap:.2f}"]
+        lines += [*calibration_line(release.calibration, label), ""]
     write_atomic(out / f"{release.name}.toml", "\n".join(lines))
 
 
