@@ -120,31 +120,35 @@ def _log_odds(scores: Floats) -> Floats:
     return np.asarray(np.log(p) - np.log1p(-p))
 
 
-def fit(answers: Answers, families: npt.NDArray[np.int64], spreads: Sequence[float]) -> Floats:
+def fit(answers: Answers, families: npt.NDArray[np.int64], spreads: Sequence[float], platt: bool = False) -> Floats:
     """Maps (C, 3) that make the answers most likely.
 
     Args:
         answers: with weights.
         families: (C,) number of each class's family.
         spreads: of the offsets inside each family; 0: one map for the whole family.
+        platt: one slope instead of two.
     """
     tally, out = _Tally.of(answers, len(families)), np.zeros((len(families), 3))
     for family in np.unique(families):
         members = np.flatnonzero(families == family)
-        out[members] = _fit_family(tally, members, spreads[int(family)])
+        out[members] = _fit_family(tally, members, spreads[int(family)], platt)
     return out
 
 
-def _fit_family(tally: _Tally, members: npt.NDArray[np.int64], spread: float) -> Floats:
+def _fit_family(tally: _Tally, members: npt.NDArray[np.int64], spread: float, platt: bool) -> Floats:
     """Slopes, offset, and an offset per class with a normal prior: penalised logistic regression."""
     member, step = np.nonzero(tally.count[members])
     weight = tally.count[members][member, step]
     share = tally.hits[members][member, step] / weight
     own = np.eye(len(members))[member] if spread else np.zeros((len(member), 0))
-    x = np.concatenate([tally.inputs[step], np.ones((len(member), 1)), own], 1)
+    inputs = np.tile(tally.inputs[step].sum(1, keepdims=True) / 2, 2) if platt else tally.inputs[step]
+    x = np.concatenate([inputs, np.ones((len(member), 1)), own], 1)
     precision = np.concatenate([[LOOSE, LOOSE, FREE], np.full(own.shape[1], spread**-2 if spread else 0.0)])
     prior = np.concatenate([[1.0, 1.0, 0.0], np.zeros(own.shape[1])])
     theta = _newton(x, share, weight, precision, prior)
+    if platt:
+        theta[:2] = theta[:2].mean()
     maps = np.tile(theta[:3], (len(members), 1))
     if spread:
         maps[:, 2] += theta[3:]
@@ -152,8 +156,8 @@ def _fit_family(tally: _Tally, members: npt.NDArray[np.int64], spread: float) ->
 
 
 def _newton(x: Floats, y: Floats, weight: Floats, precision: Floats, prior: Floats) -> Floats:
-    """Logistic regression with a normal prior by Newton's method; a slope (the first two) that turns negative is 0."""
-    theta, free = prior.copy(), np.ones(len(prior), bool)
+    """Logistic regression with a normal prior by projected Newton steps; the first two, slopes, stay at least 0."""
+    theta = prior.copy()
 
     def cost(at: Floats) -> float:
         z = x @ at
@@ -163,16 +167,20 @@ def _newton(x: Floats, y: Floats, weight: Floats, precision: Floats, prior: Floa
         p = 1 / (1 + np.exp(-np.clip(x @ theta, -30, 30)))
         slope = x.T @ (weight * (p - y)) + precision * (theta - prior)
         bend = (x * (weight * p * (1 - p))[:, None]).T @ x + np.diag(precision + 1e-9)
-        move, size = np.zeros_like(theta), 1.0
+        free = np.ones(len(theta), bool)
+        free[:2] = (theta[:2] > 0) | (slope[:2] < 0)  # what would turn negative waits at 0
+        move, size, before = np.zeros_like(theta), 1.0, cost(theta)
         move[free] = np.linalg.solve(bend[np.ix_(free, free)], slope[free])
-        while size > 1e-4 and cost(theta - size * move) > cost(theta):
+        while size > 1e-6 and cost(_projected(theta - size * move)) > before:
             size /= 2
-        theta = theta - size * move
-        negative = np.flatnonzero(theta[:2] < 0)
-        theta[negative], free[negative] = 0.0, False
-        if np.abs(size * move).max() < 1e-7:
+        theta, last = _projected(theta - size * move), theta
+        if np.abs(theta - last).max() < 1e-7:
             break
     return theta
+
+
+def _projected(theta: Floats) -> Floats:
+    return np.concatenate([np.maximum(theta[:2], 0), theta[2:]])
 
 
 def calibrate(answers: Answers, families: npt.NDArray[np.int64]) -> Calibration:
@@ -197,6 +205,7 @@ def crossed(
     families: npt.NDArray[np.int64],
     spreads: Sequence[float] | None = None,
     others: Answers | None = None,
+    platt: bool = False,
 ) -> Floats:
     """Probability (P,) of every candidate from maps that were not fitted on its file.
 
@@ -205,6 +214,7 @@ def crossed(
         families: (C,).
         spreads: per family; None: chosen anew on each part's other files.
         others: candidates to give the probabilities of instead, of files numbered alike.
+        platt: see `fit`.
     """
     asked = answers if others is None else others
     files = np.unique(np.concatenate([answers.files, asked.files]))
@@ -213,7 +223,7 @@ def crossed(
     out = np.zeros(len(asked.scores))
     for number in range(PARTS):
         kept = answers.take(mine != number)
-        maps = fit(kept, families, best_spreads(kept, families) if spreads is None else spreads)
+        maps = fit(kept, families, best_spreads(kept, families) if spreads is None else spreads, platt)
         left = theirs == number
         out[left] = as_calibration(maps)(asked.scores[left], asked.labels[left])
     return out
@@ -229,18 +239,21 @@ def as_calibration(maps: Floats) -> Calibration:
 # ---------------------------------------------------------------- candidates of clips and of composed scenes
 
 
-def clip_answers(runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip], classes: int) -> Answers:
+def clip_answers(
+    runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip], classes: int, tiou: float = RIGHT_TIOU
+) -> Answers:
     """Candidates of real clips; all runs of a clip together count as one, for classes that no clip shows REAL_SHARE.
 
     Args:
         runs: for each run candidates of every clip, from a localizer that never saw it.
         clips: with their one event; numbered from 0.
         classes: C.
+        tiou: overlap from which a candidate is right.
     """
     share = np.full(classes, REAL_SHARE)
     share[[clip.label for clip in clips]] = 1.0
     rows = [
-        judge(found, clip.duration, [(clip.label, clip.onset, clip.offset)], i, 1 / len(runs))
+        judge(found, clip.duration, [(clip.label, clip.onset, clip.offset)], i, 1 / len(runs), tiou)
         for run in runs
         for i, (found, clip) in enumerate(zip(run, clips, strict=True))
     ]

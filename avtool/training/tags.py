@@ -29,9 +29,10 @@ from avtool.models.labels import Labels, Voter
 from avtool.models.release import write_model
 from avtool.models.zoo import ModelInfo
 from avtool.training.additive import Items, Scene, fit_judges, fit_side, sharpen
+from avtool.training.calibration import calibrate, clip_answers, families
 from avtool.training.corpus import Corpus, LabelledClip, folds
 from avtool.training.localizer import CPU, Pair, clip_items, clip_labels
-from avtool.training.recipe import TIER_AP, candidates, clip_ap, clip_thresholds
+from avtool.training.recipe import TIER_AP, calibrated_thresholds, candidates, clip_ap, clip_thresholds
 from avtool.vocabulary import Vocabulary
 
 log = logging.getLogger("avtool")
@@ -216,7 +217,7 @@ def _pairs(clips: int, views: int, rng: np.random.Generator) -> list[tuple[int, 
     return own + [(item(i), item(int(rng.integers(clips)))) for i in range(clips)]
 
 
-# ---------------------------------------------------------------- scores that mean something
+# ---------------------------------------------------------------- scores on one scale
 
 
 def ask(network: Labels, view: View, clip: int, duration: float) -> Proposals:
@@ -316,7 +317,10 @@ def calibration_of(runs: Sequence[Sequence[Proposals]], clips: Sequence[Labelled
 
 
 def release(corpus: Corpus, views: Mapping[str, View], config: LabelConfig, out: Path) -> Path:
-    """Fit on all clips; calibration, thresholds and tiers come from networks that never saw the clip in question."""
+    """Fit on all clips; thresholds, tiers and calibration come from networks that never saw the clip in question.
+
+    The scaling of the log-odds puts scores where proposals are well made of them; probabilities are the maps' affair.
+    """
     names, clips = known_classes(corpus)
     every, count = list(views.values()), len(names)
     dealt = [fit_folds(every, clips, count, config, seed) for seed in FOLD_SEEDS]
@@ -330,10 +334,12 @@ def release(corpus: Corpus, views: Mapping[str, View], config: LabelConfig, out:
     vouched = tiers.count("default")
     log.info("%d of %d classes in the default tier", vouched, count)
     network = calibrated(fit_labels(every, clips, count, config, 0), slope, offset)
+    maps = calibrate(clip_answers([run for rows in runs for run in rows], clips, count), families(clips, count))
+    kept = calibrated_thresholds([thresholds[k] for k in range(count)], maps)
     info = ModelInfo(
         name="loco-tags",
         kind="labels",
-        vocabulary=Vocabulary(tuple(names), tiers, tuple(round(thresholds[k], 4) for k in range(count))),
+        vocabulary=Vocabulary(tuple(names), tiers, kept, maps),
         visual=("resnet50-v1", "mobilenet_v2", "mobilenetv2-coral", "mini", "*"),
         audio=("cnn14", "mn04", "mini", "*"),
         hop=5,
