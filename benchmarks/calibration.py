@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from avepm import CPU, SCENES, SHARED, encoder_pair, maps, ranks, top
+from avepm import CPU, SCENES, SHARED, encoder_pair, maps, paired_interval, ranks, top
 
 from avtool.calibration import Calibration
 from avtool.detect.proposals import Proposals
@@ -131,6 +131,10 @@ def ranking(
         figures = [*(100 * np.mean([top(r, k) for r in rank]) for k in (1, 5)), *ap]
         text = " ".join(f"{figure:.1f}" for figure in figures)
         print(f"{title}, {name}: top-1, top-5, mAP at 0.3, 0.5, 0.7: {text}", flush=True)
+    for k in (1, 5):
+        hits = [np.mean([ranks(run, clips, classes) < k for run in found], 0) for found in (moved, runs)]
+        gain, low, high = paired_interval(*hits, np.random.default_rng(0))
+        print(f"{'':8s}top-{k} after - before {gain:+.1f} points, 95 % interval {low:+.1f} .. {high:+.1f}", flush=True)
 
 
 def maps_by_clip(answers: Answers, group: npt.NDArray[np.int64], clips: int) -> list[Calibration]:

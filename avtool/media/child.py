@@ -147,9 +147,9 @@ class DecodeChild:
 
         Args:
             path, request, on_progress: as there.
-            lend: pixels are not copied out of the shared memory, a fifth of what a 1080p picture costs: they are those
-                of the picture until the next item is asked for, and anything after. Rows that show one picture get the
-                same array, so whoever keeps what was made of it needs it once.
+            lend: pixels are not copied out of the shared memory, which takes a millisecond for a 1080p picture: they
+                are those of the picture until the next item is asked for, and anything after. Rows that show one
+                picture get the same array, so whoever keeps what was made of it needs it once.
 
         Raises:
             InputError: also when the child crashed, hung or ran out of memory.

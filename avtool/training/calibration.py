@@ -24,8 +24,9 @@ from avtool.training.quadruples import Encoded
 
 log = logging.getLogger("avtool")
 RIGHT_TIOU = 0.5  # overlap with a true event of its class from which a candidate is right
-REAL_SHARE = 3.0  # how much more a real clip counts for a class that only scenes show: users have no scenes
+REAL_SHARE = 4.0  # how much more a real clip counts for a class that only scenes show: users have no scenes
 SPREADS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.5)  # of class offsets about their family's, in log-odds: those that are tried
+ENOUGH = 0.002  # of a log-loss; a gain below it is not worth offsets that change the order of classes
 PARTS = 5  # of the files, for choosing among them
 STEP = 0.05  # log-odds; scores nearer than this are counted together
 LOOSE, FREE = 1e-3, 1e-4  # precision of the priors of slopes (about 1) and of a family's offset
@@ -191,13 +192,14 @@ def calibrate(answers: Answers, families: npt.NDArray[np.int64]) -> Calibration:
 
 
 def best_spreads(answers: Answers, families: npt.NDArray[np.int64]) -> list[float]:
-    """For each family the spread of SPREADS with the smallest log-loss on files that the maps were not fitted on."""
+    """For each family the smallest of SPREADS whose log-loss on left-out files is, within ENOUGH, the best."""
     costs = np.zeros((len(SPREADS), int(families.max()) + 1))
     for row, spread in enumerate(SPREADS):
         chances = np.clip(crossed(answers, families, [spread] * costs.shape[1]), 1e-6, 1 - 1e-6)
         each = -np.where(answers.right, np.log(chances), np.log1p(-chances)) * answers.weight
         np.add.at(costs[row], families[answers.labels], each)
-    return [SPREADS[k] for k in costs.argmin(0)]
+    good = costs <= costs.min(0) * (1 + ENOUGH)
+    return [SPREADS[k] for k in good.argmax(0)]
 
 
 def crossed(
