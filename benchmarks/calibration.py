@@ -235,6 +235,7 @@ def label_space(work: Path, seeds: int) -> None:
         pair = Row(own.scores, own.right, looser.right), Row(p, own.right, looser.right)
         tell(f"loco-tags on {name}, real clips left out", *pair)
         ranking(f"loco-tags on {name}", runs[name], maps_by_clip(answers, group, len(clips)), clips)
+    check_clips("loco-tags")
 
 
 def main() -> None:
