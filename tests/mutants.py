@@ -294,6 +294,13 @@ MUTANTS = (
         ("tests/cli/test_localize.py::test_what_the_json_says",),
     ),
     Mutant(
+        "events are calibrated and curves are not",
+        "avtool/pipeline.py",
+        "    _calibrate(stitched, info.vocabulary)",
+        "    _ = stitched, info.vocabulary",
+        ("tests/test_pipeline.py::test_curves_are_on_the_scale_of_events",),
+    ),
+    Mutant(
         "times are rounded to seconds in the JSON",
         "avtool/timeline.py",
         "round(float(seconds), 3)",

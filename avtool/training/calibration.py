@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from avtool.calibration import PROBABLE, Calibration
+from avtool.calibration import FARTHEST, PROBABLE, STEEPEST, Calibration
 from avtool.detect.events import clamp, merge
 from avtool.detect.proposals import Proposals
 from avtool.training.corpus import LabelledClip
@@ -232,8 +232,8 @@ def crossed(
 
 
 def as_calibration(maps: Floats) -> Calibration:
-    """Rounded as a description keeps them; no map is level."""
-    rows = np.round(maps, 4)
+    """Rounded and bounded as a description keeps them; no map is level."""
+    rows = np.round(np.clip(maps, [0, 0, -FARTHEST], [STEEPEST, STEEPEST, FARTHEST]), 4)
     rows[:, 0] = np.maximum(rows[:, 0], np.where(rows[:, 1] > 0, 0, 0.01))
     return Calibration(tuple((float(a), float(b), float(c)) for a, b, c in rows))
 

@@ -123,6 +123,14 @@ def test_maps_always_rise(platt: bool) -> None:
     assert (np.diff(line) >= 0).all()
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_are_right_or_none_is(right: bool) -> None:
+    scores = np.linspace(0.2, 0.8, 50)
+    answers = Answers(scores, np.zeros(50, np.int64), np.full(50, right), np.arange(50), np.ones(50))
+    chance = calibrate(answers, np.zeros(1, np.int64))(scores, np.zeros(50, np.int64))
+    assert (abs(chance - right) < 0.1).all()
+
+
 def test_platts_map_has_one_slope() -> None:
     maps = fit(drawn(5000), GROUP, [0.0, 1.0], platt=True)
     np.testing.assert_allclose(maps[:, 0], maps[:, 1])
