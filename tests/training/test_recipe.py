@@ -245,7 +245,8 @@ def test_questions_about_a_quadruple(material: Material) -> None:
 
 def test_the_release_tells_true_pairs_from_false_ones(corpus: Corpus, release: Release, material: Material) -> None:
     assert len(release.thresholds) == len(release.tiers) == len(release.ap) == 3
-    assert all(recipe.LOWEST <= t <= recipe.HIGHEST for t in release.thresholds)
+    low, high = (release.calibration([bound] * 3, range(3)) for bound in (recipe.LOWEST, recipe.HIGHEST))
+    assert (np.round(low, 4) <= release.thresholds).all() and (release.thresholds <= np.round(high, 4)).all()
     assert [t == "default" for t in release.tiers] == [ap >= recipe.TIER_AP for ap in release.ap]
     assert release.ap[0] > 0.6  # alpha against beta: colour and pitch say it all
 
@@ -281,6 +282,7 @@ def test_what_is_written_is_a_model(corpus: Corpus, release: Release, material: 
     assert (info.name, info.kind, info.visual, info.audio) == ("small", "additive", ("mini",), ("mini",))
     assert info.vocabulary.names == corpus.names and info.vocabulary.tiers == release.tiers
     assert info.vocabulary.thresholds == release.thresholds and info.settings["nms"] == "gaussian"
+    assert info.vocabulary.calibration == release.calibration
     clip = 2  # beta in the second half
     got = localizer.run(features(20, visual=material.visual.x[clip, :20], audio=material.audio.x[clip, :20]), 0, 20)
     assert got.curve.shape == (20, 3)

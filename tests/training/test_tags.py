@@ -195,5 +195,6 @@ def test_a_release_can_be_loaded_and_knows_its_classes(tmp_path: Path, monkeypat
     info = localizer.info
     assert info.vocabulary.names == ("bell", "dog") and info.reads_tags and "these and those" in info.details
     assert info.vocabulary.tiers == ("default", "default") and all(0 < t < 1 for t in info.vocabulary.thresholds)
+    assert info.vocabulary.calibration is not None
     found = scores(localizer.network, view(own, 9, (THINGS, WORDS)), 1)
     assert found[6:14].mean(0).argmax() == 1
