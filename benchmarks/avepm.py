@@ -1,9 +1,10 @@
 """Cross-validation on the real clips of ../shared/clips/avepm: the accuracy table of the README and of the model card.
 
-    python benchmarks/avepm.py [--work DIR] [--seeds 3] [--rows mini teachers random loco] [--held-out FOLDER]
+    python benchmarks/avepm.py [--work DIR] [--seeds 3] [--rows mini teachers random] [--held-out FOLDER]
 
 Three folds by clip inside each class (two training clips per class in most folds), composed training scenes beside the
-clips, no test clip seen by anything that is fitted. Features and scenes are cached in DIR. Prints one line per row.
+clips, no test clip seen by anything that is fitted. Features and scenes are cached in DIR. Prints one line per row;
+--rows loco cacenet ccln are the trained networks on `mini`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items
 from avtool.training.corpus import Corpus, LabelledClip, folds
 from avtool.training.localizer import Pair, bank_items, clip_items
-from avtool.training.loco import LoCoRecipe
-from avtool.training.recipe import candidates, fit_on, out_of_fold_loco
+from avtool.training.recipe import NETWORKS, candidates, fit_on, out_of_fold_trained
 
 SHARED = Path(os.environ.get("AVTOOL_SHARED", Path(__file__).parents[2] / "shared"))
 CPU = torch.device("cpu")
@@ -246,12 +246,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     print("columns: clip top-1, top-5, segment accuracy, mAP at tIoU 0.3, 0.5, 0.7")
     results: list[dict[str, object]] = []
     for name in options.rows:
-        pair = encoder_pair("mini" if name == "loco" else name)
+        pair = encoder_pair("mini" if name in NETWORKS else name)
         visual, audio = clip_items(corpus, pair, options.work)
         banks = bank_items(corpus, pair, "train", options.scenes, options.work, visual.x.shape[1])
-        if name == "loco":
-            loco = out_of_fold_loco(visual, audio, banks, clips, LoCoRecipe(), 0)
-            results.append(report("mini, LoCo (one seed)", [loco], clips, classes, [0]))
+        if name in NETWORKS:
+            found = [out_of_fold_trained(visual, audio, banks, clips, NETWORKS[name], seed) for seed in seeds]
+            results.append(report(f"mini, {name}-mini", found, clips, classes, seeds))
             continue
         runs = [cross_validate(visual, audio, banks, clips, config, seed) for seed in seeds]
         for row in runs[0]:

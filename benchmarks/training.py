@@ -3,11 +3,12 @@
     python benchmarks/training.py learn [--seeds 3]          synthetic clips: both media, one alone, weak supervision
     python benchmarks/training.py kill [--times 5]           kill -9 at random moments, resumed: the same figures?
     python benchmarks/training.py ablation [--seeds 3]       CCLN's and LoCo's switches on composed scenes
-    python benchmarks/training.py avepm [--seeds 3] [--pair mini|teachers] [--epochs 30]
+    python benchmarks/training.py avepm [--seeds 3] [--pair mini|teachers]
     python benchmarks/training.py speed                      an epoch of AVE's shape, and the share of loading in it
 
-`ablation` and `avepm` read ../shared, and features cached in --work (made there if need be). Timings mean something on
-an idle machine alone.
+`ablation` and `avepm` read ../shared, and features cached in --work (made there if need be); they keep every finished
+run there too and go on where they stopped (`--new N` stops after N new ones). Timings mean something on an idle
+machine alone.
 """
 
 from __future__ import annotations
@@ -21,34 +22,52 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from avepm import SCENES, SHARED, encoder_pair, maps, ranks, segment_hits, top
+from avepm import SCENES, SHARED, crossed_segments, encoder_pair, maps, ranks, top
 
-from avtool.detect.proposals import Proposals, from_curve
-from avtool.detect.softnms import suppress
-from avtool.timegrid import Grid
-from avtool.training.additive import Items
-from avtool.training.corpus import Corpus, folds
+from avtool.files import write_atomic
+from avtool.training.additive import FitConfig, Items
+from avtool.training.corpus import Corpus
 from avtool.training.engine import Trainer
+from avtool.training.few import INTERLEAVE, SETTINGS, FewRecipe
 from avtool.training.localizer import bank_items, clip_items
-from avtool.training.loco import scale_of
+from avtool.training.loco import LoCoRecipe, scale_of
 from avtool.training.optimisation import Recipe
+from avtool.training.recipe import Training, additive_training, loco_training, out_of_fold_trained, segment_training
 from avtool.training.segments import SegmentData, SegmentTask, standardised
 from avtool.training.sources import composed_pairs
 from avtool.training.synthetic import SyntheticLaw, synthetic
 
 SMALL: dict[str, dict[str, Any]] = {
-    "cace": {"visual_width": 128, "audio_width": 64, "width": 128},
-    "ccln": {"visual_width": 128, "audio_width": 64, "width": 128},
-    "loco-segments": {"width": 64, "unimodal_blocks": 1, "mlp_ratio": 2, "layer_scale": 0.1, "max_length": 20},
+    "ccln": {"visual_width": 64, "audio_width": 32, "width": 64},
+    "loco-segments": SETTINGS["loco-segments"],
 }
-RECIPE = Recipe(epochs=30, batch=64, optimiser="adamw", rate=1e-3, decay=0.05, schedule="cosine", warm_up=2, clip=1.0)
+RECIPE = Recipe(
+    batch=32, optimiser="adamw", rate=2e-3, decay=0.05, schedule="cosine", warm_up=1, clip=1.0, select="last"
+)
+UNMATCHED = 0.4  # share of the ablations' clips in which nothing is both heard and seen
+FEW, LOCO = FewRecipe(), LoCoRecipe()
+ROWS: dict[str, tuple[Training, object]] = {  # how it is trained, and what the figures depend on
+    "CACE-Net": (segment_training("cace", FEW), ("cace", FEW)),
+    "CCLN-style": (segment_training("ccln", FEW), ("ccln", FEW)),
+    "LoCo": (segment_training("loco-segments", FEW), ("loco-segments", FEW)),
+    "LoCo, global attention (UnAV-style)": (
+        segment_training("loco-segments", FEW, {"attention": "global", "lcf_weight": 0.0}),
+        ("loco-segments", "global", FEW),
+    ),
+    "CACE-Net, sound alone": (segment_training("cace", FEW, silent="visual"), ("cace", FEW)),
+    "CACE-Net, pictures alone": (segment_training("cace", FEW, silent="audio"), ("cace", FEW)),
+    "LoCo with boundaries (loco-mini)": (loco_training(LOCO), LOCO),
+    "closed form (additive-mini)": (additive_training(FitConfig()), FitConfig()),
+}
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "CCLN": ("ccln", {}),
     "CCLN, every gate open": ("ccln", {"sbi": "ungated"}),
@@ -173,6 +192,34 @@ def _run(folder: Path) -> list[dict[str, float]]:
 # ---- real features -----------------------------------------------------------------------------------------
 
 
+class Ledger:
+    """Figures of finished runs, a line each in a file, so that a benchmark goes on where it stopped."""
+
+    def __init__(self, file: Path, new: int) -> None:
+        self.file, self.new = file, new
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        self.known = dict(map(json.loads, lines))
+
+    def of(self, key: str, run: Callable[[], list[float]]) -> list[float] | None:
+        """The figures of a run; None where it is one too many for this time."""
+        if key not in self.known:
+            if not self.new:
+                return None
+            self.new -= 1
+            begin = time.process_time()
+            self.known[key] = [*run(), time.process_time() - begin]
+            write_atomic(self.file, "".join(f"{json.dumps([k, v])}\n" for k, v in self.known.items()))
+        return self.known[key]
+
+
+def tabulated(name: str, runs: Sequence[list[float] | None]) -> None:
+    """One row: mean and spread of every figure over the runs."""
+    table = np.array([run for run in runs if run is not None])
+    if len(table):
+        cells = [f"{m:5.1f} +- {s:4.1f}" for m, s in zip(table.mean(0)[:-1], table.std(0)[:-1], strict=True)]
+        print(f"{name:36s}", "  ".join(cells), f"  n = {len(table)}, {table.max(0)[-1]:.0f} s a run", flush=True)
+
+
 def material(options: argparse.Namespace) -> tuple[Corpus, Items, Items, tuple[Items, Items]]:
     """Clips and composed scenes as features."""
     corpus, pair = Corpus(SHARED), encoder_pair(options.pair)
@@ -180,92 +227,74 @@ def material(options: argparse.Namespace) -> tuple[Corpus, Items, Items, tuple[I
     return corpus, visual, audio, bank_items(corpus, pair, "train", SCENES, options.work, visual.x.shape[1])
 
 
-def paired(
-    visual: Items, audio: Items, pairs: np.ndarray, classes: np.ndarray, splits: Mapping[str, np.ndarray]
-) -> SegmentData:
-    """Pairs of items as clips with a label per segment, features standardised by those of training."""
-    none = visual.labels.shape[2]
-    both = visual.labels[pairs[:, 0]] & audio.labels[pairs[:, 1]]
-    inside = both[np.arange(len(pairs)), :, classes]
-    valid = visual.valid[pairs[:, 0]] | audio.valid[pairs[:, 1]]
-    valid = np.maximum.accumulate(valid[:, ::-1], 1)[:, ::-1]
+def composed(visual: Items, audio: Items, counts: Mapping[str, tuple[npt.NDArray[np.int64], int]]) -> SegmentData:
+    """Composed clips of segments a second apart; pairs are drawn inside each split's own scenes."""
+    rng, none = np.random.default_rng(0), visual.labels.shape[2]
+    pairs, classes, splits, start = [], [], {}, 0
+    for name, (index, count) in counts.items():
+        found, own = composed_pairs(visual.take(index), audio.take(index), count, rng, UNMATCHED)
+        pairs.append(index[found])
+        classes.append(own)
+        splits[name] = np.arange(start, start := start + count)
+    chosen, labels = np.concatenate(pairs), np.concatenate(classes)
+    both = visual.labels[chosen[:, 0]] & audio.labels[chosen[:, 1]]
+    inside = both[np.arange(len(chosen)), ::INTERLEAVE, labels]
     data = SegmentData(
-        tuple(f"class {k}" for k in range(none)), lambda i: visual.x[pairs[i, 0]], lambda i: audio.x[pairs[i, 1]],
-        np.where(inside, classes[:, None], none), classes, valid, splits, (visual.x.shape[2], audio.x.shape[2]),
+        tuple(f"class {k}" for k in range(none)),
+        lambda i: visual.x[chosen[i, 0], ::INTERLEAVE],
+        lambda i: audio.x[chosen[i, 1], ::INTERLEAVE],
+        np.where(inside, labels[:, None], none), labels, np.ones(inside.shape, bool), splits,
+        (visual.x.shape[2], audio.x.shape[2]),
     )  # fmt: skip
-    used = pairs[splits["train"]]
-    sides = [scale_of(items.x[i][items.valid[i]]) for items, i in ((visual, used[:, 0]), (audio, used[:, 1]))]
-    return standardised(data, (sides[0], sides[1]))
+    used = chosen[splits["train"]]
+    return standardised(data, (scale_of(visual.x[used[:, 0]]), scale_of(audio.x[used[:, 1]])))
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Accuracy over the segments of composed clips that were not trained on."""
+    """Accuracy over the segments of composed clips from scenes that were not trained on."""
     _, _, _, (visual, audio) = material(options)
-    rng = np.random.default_rng(0)
     cut = len(visual.x) * 3 // 4
-    pairs, classes, splits, start = [], [], {}, 0
-    for name, index, count in (("train", np.arange(cut), 2400), ("val", np.arange(cut, len(visual.x)), 600)):
-        found, own = composed_pairs(visual.take(index), audio.take(index), count, rng)
-        pairs.append(index[found])
-        classes.append(own)
-        splits[name] = np.arange(start, start + count)
-        start += count
-    data = paired(visual, audio, np.concatenate(pairs), np.concatenate(classes), splits)
-    recipe = replace(RECIPE, epochs=options.epochs)
+    data = composed(visual, audio, {"train": (np.arange(cut), 2400), "val": (np.arange(cut, len(visual.x)), 800)})
+    recipe, ledger = replace(RECIPE, epochs=options.epochs), Ledger(options.work / "ablation.jsonl", options.new)
+    print("segments right in all clips, in clips with an event, in clips without; the event segments' own")
     for name, (kind, settings) in ABLATIONS.items():
-        said(name, [fitted(kind, SMALL[kind] | settings, data, recipe, seed)[1] for seed in range(options.seeds)])
+        chosen = SMALL[kind] | settings
+
+        def run(seed: int, kind: str = kind, chosen: Mapping[str, Any] = chosen) -> list[float]:
+            torch.manual_seed(seed)
+            task = SegmentTask(kind, chosen, data)
+            return parts(task, Trainer(task, replace(recipe, seed=seed)).run().network)
+
+        keys = [f"{name} {seed} {chosen} {recipe}" for seed in range(options.seeds)]
+        tabulated(name, [ledger.of(key, partial(run, seed)) for seed, key in enumerate(keys)])
+
+
+def parts(task: SegmentTask, network: torch.nn.Module) -> list[float]:
+    """Share of right segments, per cent: of all, of clips with an event, of clips without, of segments with one."""
+    clips, data = task.data.split("val"), task.data
+    with torch.inference_mode():
+        found = np.concatenate([network(**task.inputs(part)).labels().numpy() for part in np.array_split(clips, 20)])
+    right, event = found == data.labels[clips], data.labels[clips] != data.background
+    some = event.any(1)
+    return [100 * float(x.mean()) for x in (right, right[some], right[~some], right[event])]
 
 
 def avepm(options: argparse.Namespace) -> None:
     """Three folds of the real clips; each network trained on two of them and on composed scenes."""
     corpus, visual, audio, bank = material(options)
-    clips, count = corpus.clips(), len(visual.x)
-    own = np.array([c.label for c in clips], np.int64)
-    joined = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
-    rows = {
-        "CACE-Net": ("cace", {}, None),
-        "CCLN-style": ("ccln", {}, None),
-        "LoCo": ("loco-segments", {}, None),
-        "LoCo, global attention (UnAV-style)": ("loco-segments", {"attention": "global", "lcf_weight": 0.0}, None),
-        "CCLN-style, sound alone": ("ccln", {}, "visual"),
-        "CCLN-style, pictures alone": ("ccln", {}, "audio"),
-    }
-    print(f"{options.pair}: clip top-1, top-5, segment accuracy at 0.3, mAP at tIoU 0.3, 0.5, 0.7")
-    for name, (kind, settings, silent) in rows.items():
-        lines = []
-        for seed in range(options.seeds):
-            fold, found = np.array(folds(list(clips), seed)), list[Proposals | None]([None] * count)
-            for number in range(3):
-                train, test = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-                composed, labels = composed_pairs(*bank, 1200, np.random.default_rng(seed))
-                pairs = np.concatenate(
-                    [np.stack([np.tile(train, 4)] * 2, 1), composed + count, np.stack([test] * 2, 1)]
-                )
-                classes = np.concatenate([np.tile(own[train], 4), labels, own[test]])
-                known = len(pairs) - len(test)
-                splits = {"train": np.arange(known), "val": np.arange(known, len(pairs))}
-                data = mute(paired(*joined, pairs, classes, splits), silent)
-                recipe = replace(RECIPE, epochs=options.epochs, select="last")  # nothing is chosen on the fold
-                network, _ = fitted(kind, SMALL[kind] | settings, data, recipe, seed)
-                _judge(network, data, splits["val"], test, found)
+    clips = corpus.clips()
+    ledger = Ledger(options.work / f"training-avepm-{options.pair}.jsonl", options.new)
+    print(f"{options.pair}: clip top-1, top-5, segments right, mAP at tIoU 0.3, 0.5, 0.7; seconds of processor time")
+    for name, (training, about) in ROWS.items():
+
+        def run(seed: int, training: Training = training) -> list[float]:
+            found = out_of_fold_trained(visual, audio, bank, clips, training, seed)
             rank = ranks(found, clips, visual.labels.shape[2])
-            hits = float(np.nanmean(segment_hits(found, clips, 0.3)))
-            lines.append([100 * top(rank, 1), 100 * top(rank, 5), 100 * hits, *maps(found, clips)])
-        table = np.array(lines)
-        print(
-            f"{name:36s}", " ".join(f"{m:5.1f} +- {s:3.1f}" for m, s in zip(table.mean(0), table.std(0), strict=True))
-        )
+            hits = float(np.nanmean(crossed_segments(found, clips, seed)))
+            return [100 * top(rank, 1), 100 * top(rank, 5), 100 * hits, *maps(found, clips)]
 
-
-def _judge(
-    network: torch.nn.Module, data: SegmentData, rows: np.ndarray, test: np.ndarray, found: list[Proposals | None]
-) -> None:
-    with torch.inference_mode():
-        for row, clip in zip(rows.tolist(), test.tolist(), strict=True):
-            index = np.array([row])
-            inputs = (torch.from_numpy(x) for x in (data.visual(index), data.audio(index), data.valid[index]))
-            curve = network(*inputs).curve()[0, : int(data.valid[row].sum())].numpy()
-            found[clip] = suppress(from_curve(curve, Grid()))
+        keys = [f"{name} {seed} {about}" for seed in range(options.seeds)]
+        tabulated(name, [ledger.of(key, partial(run, seed)) for seed, key in enumerate(keys)])
 
 
 # ---- speed -------------------------------------------------------------------------------------------------
@@ -290,7 +319,10 @@ def main() -> None:
     parser.add_argument("what", choices=("learn", "kill", "ablation", "avepm", "speed"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=6, help="of ablation")
+    parser.add_argument(
+        "--new", type=int, default=-1, help="runs of ablation and avepm that are made this time; -1: all"
+    )
     parser.add_argument("--pair", choices=("mini", "teachers"), default="mini")
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     options = parser.parse_args()

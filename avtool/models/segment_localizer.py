@@ -58,6 +58,30 @@ class Judged:
     scores: Floats
 
 
+def interleaved(judge: Callable[[Floats, Floats], Floats], visual: Floats, audio: Floats, count: int) -> Floats:
+    """Scores of rows that are judged as `count` clips, each of every `count`-th row.
+
+    Networks for clips of ten segments of a second so keep their ten segments on a grid of half seconds. Half of a row's
+    score then comes from its neighbours, which were judged in other clips; at an end, the row is its own neighbour.
+
+    Args:
+        judge: features of a clip (m, ...) and (m, ...) -> scores (m, C).
+        visual, audio: (n, ...) features.
+        count: clips; 1: all rows are one.
+
+    Returns:
+        (n, C).
+    """
+    parts = [judge(visual[k::count], audio[k::count]) for k in range(min(count, len(visual)))]
+    curve = np.empty((len(visual), parts[0].shape[1]), np.float32)
+    for k, part in enumerate(parts):
+        curve[k::count] = part
+    if count == 1:
+        return curve
+    near = np.pad(curve, ((1, 1), (0, 0)), mode="edge")
+    return np.asarray((near[:-2] + 2 * curve + near[2:]) / 4, np.float32)
+
+
 class SegmentLocalizer:
     """One of `NETWORKS` with its weights; windows of a long video are judged as if each were a clip.
 
@@ -122,6 +146,8 @@ class SegmentLocalizer:
             raise UsageError(f"{self.info.name} reads maps of the picture", why, "give the video instead")
         present = part.seen & part.heard
         visual, audio = (np.nan_to_num(x.astype(np.float32)) for x in (part.visual, part.audio))
-        curve = self.judge(visual[None], audio[None]).scores[0] * present[:, None]
+        count = int(self.info.settings.get("interleave", 1))
+        curve = interleaved(lambda v, a: self.judge(v[None], a[None]).scores[0], visual, audio, count)
+        curve *= present[:, None]
         nothing = np.zeros_like(curve)  # a joint network has no opinion of one medium alone
         return WindowOutput(start, stop, curve.astype(np.float32), nothing, nothing)

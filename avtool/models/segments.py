@@ -110,6 +110,12 @@ def masked_max(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(~mask[..., None], -torch.inf).amax(1)
 
 
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, C), (B, T) -> (B, C): mean over the valid rows."""
+    total = x.masked_fill(~mask[..., None], 0).sum(1)
+    return total / mask.sum(1, keepdim=True)
+
+
 def top_mean(x: Tensor, mask: Tensor, count: int) -> Tensor:
     """(B, T, C), (B, T) -> (B, C): mean of each channel's `count` largest values, of all where fewer rows are valid."""
     best = x.masked_fill(~mask[..., None], -torch.inf).topk(min(count, x.shape[1]), dim=1).values

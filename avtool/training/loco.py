@@ -27,6 +27,8 @@ class LoCoRecipe:
     Attributes:
         steps, batch, rate, decay: AdamW with linear warm-up over a tenth of the steps, then cosine to 0.
         noise: deviation of the noise on standardised features.
+        mixed: largest share of a foreign item that is mixed into the features of each medium.
+        classmates: how often every clip comes with the sound of any clip of its class.
         ema: decay of the averaged weights, which are what is kept (dave.md 2.8).
     """
 
@@ -35,6 +37,8 @@ class LoCoRecipe:
     rate: float = 1e-3
     decay: float = 0.05
     noise: float = 0.3
+    mixed: float = 0.0
+    classmates: int = 0
     ema: float = 0.995
 
 
@@ -67,6 +71,25 @@ class Standard:
         """Standardised rows of one side, 0 for visual and 1 for audio: (..., D)."""
         return torch.from_numpy(standardise(x, *self.sides[side]))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Mean and scale of both sides by the names that a model's file has them under."""
+        named = zip(("visual", "audio"), self.sides, strict=True)
+        return {
+            f"{side}.{part}": torch.from_numpy(x)
+            for side, pair in named
+            for part, x in zip(("mean", "scale"), pair, strict=True)
+        }
+
+
+def spoilt(
+    x: Tensor, index: npt.NDArray[np.int64], rows: slice, noise: float, mixed: float, rng: np.random.Generator
+) -> Tensor:
+    """Features (B, T, D) of items of x (M, N, D), with a share of others mixed in, up to `mixed`, and noise."""
+    others = rng.integers(len(x), size=len(index))
+    share = mixed * torch.rand(len(index), 1, 1)
+    found = (1 - share) * x[index, rows] + share * x[others, rows]
+    return found + noise * torch.randn_like(found)
+
 
 def train(
     visual: Items, audio: Items, pairs: Sequence[tuple[int, int]], config: LoCoConfig, recipe: LoCoRecipe, seed: int
@@ -94,7 +117,7 @@ def train(
     valid = visual.valid, audio.valid
     for step in range(recipe.steps):
         for group in optimiser.param_groups:
-            group["lr"] = recipe.rate * _share(step, recipe.steps)
+            group["lr"] = recipe.rate * warmed_cosine(step, recipe.steps)
         chosen = [pairs[int(k)] for k in rng.integers(len(pairs), size=recipe.batch)]
         i, j = np.array([p[0] for p in chosen]), np.array([p[1] for p in chosen])
         losses = _step(
@@ -104,7 +127,8 @@ def train(
             (visual.labels[i] & audio.labels[j]),
             (i, j),
             valid[0][i] | valid[1][j],
-            recipe.noise,
+            recipe,
+            rng,
         )
         optimiser.zero_grad()
         losses.total.backward()
@@ -125,7 +149,8 @@ def train(
     return averaged, data
 
 
-def _share(step: int, steps: int) -> float:
+def warmed_cosine(step: int, steps: int) -> float:
+    """Share of the learning rate in a step from 0: linear warm-up over a tenth of the steps, then cosine to 0."""
     warm = max(1, steps // 10)
     return (step + 1) / warm if step < warm else 0.5 * (1 + float(np.cos(np.pi * (step - warm) / (steps - warm))))
 
@@ -137,12 +162,15 @@ def _step(
     labels: Bools,
     index: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     mask: Bools,
-    noise: float,
+    recipe: LoCoRecipe,
+    rng: np.random.Generator,
 ) -> Losses:
     model.train()
     criterion.train()
-    v, a = data.visual[index[0]], data.audio[index[1]]  # (B, T, D)
-    v, a = v + noise * torch.randn_like(v), a + noise * torch.randn_like(a)
+    v, a = (
+        spoilt(x, rows, slice(None), recipe.noise, recipe.mixed, rng)
+        for x, rows in zip((data.visual, data.audio), index, strict=True)
+    )
     lasting = np.maximum.accumulate(mask[:, ::-1], 1)[:, ::-1]  # rows up to the last valid one: masks have no holes
     output = model(v, a, torch.from_numpy(lasting.copy()))
     return criterion(output, criterion.targets([events_of(row) for row in labels], labels.shape[1]))  # type: ignore[no-any-return]

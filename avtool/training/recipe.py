@@ -13,6 +13,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from avtool.timegrid import Grid
 from avtool.training.additive import FitConfig, Items, LeftOut, fit
 from avtool.training.calibration import Answers, calibrate, clip_answers, families, scene_answers
 from avtool.training.corpus import Corpus, LabelledClip, folds
+from avtool.training.few import INTERLEAVE, FewRecipe, train_few
 from avtool.training.localizer import Pair, bank_items, clip_items, teaching_pairs
 from avtool.training.loco import LoCoRecipe, Standard, train
 from avtool.training.quadruples import LETTERS, Encoded, encode, scenes
@@ -128,13 +130,74 @@ def as_left_out(left: LeftOut, quadruples: Sequence[Encoded]) -> Iterator[Encode
         yield replace(q, clips=clips)
 
 
-def ask_loco(network: LoCo, data: Standard) -> Ask:
-    """Candidates of a LoCo; it has no opinion of one medium alone."""
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network as the recipe needs it.
+
+    Attributes:
+        kind: as in the description of a model.
+        candidates: of one clip of one window: embeddings (n, Dv) and (n, Da), seconds.
+        tensors: of its file.
+        settings: of its description that belong to the network, as TOML values.
+    """
+
+    kind: str
+    candidates: Callable[[Any, Any, float], Proposals]
+    tensors: Mapping[str, torch.Tensor]
+    settings: Mapping[str, str]
+
+
+Training = Callable[[Items, Items, tuple[Items, Items], int], Trained]  # items of the clips, bank, seed
+
+
+def ask_trained(trained: Trained) -> Ask:
+    """Candidates of a network that has no opinion of one medium alone."""
 
     def ask(found: Mapping[str, Any]) -> Sequence[Proposals]:
-        return [loco_candidates(network, data, found["visual"], found["audio"], SCENE_SECONDS)] * 3
+        return [trained.candidates(found["visual"], found["audio"], SCENE_SECONDS)] * 3
 
     return ask
+
+
+def additive_training(config: FitConfig) -> Training:
+    """The closed form, for comparison; `additive_release` is what ships."""
+
+    def trained(visual: Items, audio: Items, bank: tuple[Items, Items], seed: int) -> Trained:
+        network = fit_on(visual, audio, bank, config, seed).network
+
+        def found(v: Any, a: Any, seconds: float) -> Proposals:
+            every = np.ones(len(v), bool)
+            return candidates(network.scores(v, a, every, every)[0], seconds)
+
+        return Trained("additive", found, network.tensors(), {})
+
+    return trained
+
+
+def loco_training(recipe: LoCoRecipe) -> Training:
+    """A tiny LoCo on real clips and composed scenes; clips make up half of the pairs, some with another's sound."""
+
+    def trained(visual: Items, audio: Items, bank: tuple[Items, Items], seed: int) -> Trained:
+        count = len(visual.x)
+        visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
+        rng = np.random.default_rng(seed)
+        pairs = teaching_pairs(visual, audio, count, rng)
+        pairs += classmates(visual.labels[:count].any(1).argmax(1), recipe.classmates, rng)
+        real = [p for p in pairs if p[0] < count and p[1] < count]
+        pairs += real * max(1, len(pairs) // max(1, len(real)))
+        config = LoCoConfig.tiny(visual.x.shape[2], audio.x.shape[2], visual.labels.shape[2])
+        network, data = train(visual, audio, pairs, config, recipe, seed)
+        tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
+        settings = {"config": f"'{describe(network.config)}'"}
+        return Trained("loco", partial(loco_candidates, network, data), tensors | data.tensors(), settings)
+
+    return trained
+
+
+def classmates(classes: npt.NDArray[np.int64], times: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Every clip so many times with the sound of any clip of its class; classes (M,)."""
+    every = list(range(len(classes))) * times
+    return [(i, int(rng.choice(np.flatnonzero(classes == classes[i])))) for i in every]
 
 
 def loco_candidates(network: LoCo, data: Standard, visual: Any, audio: Any, duration: float) -> Proposals:
@@ -143,6 +206,21 @@ def loco_candidates(network: LoCo, data: Standard, visual: Any, audio: Any, dura
     with torch.inference_mode():
         output = network(data.apply(0, visual)[None], data.apply(1, audio)[None], torch.ones(1, rows, dtype=torch.bool))
     return cut_to(suppress(from_pyramid(pyramid_levels(output, np.ones(rows, bool)), Grid())), duration)
+
+
+def segment_training(
+    kind: str, recipe: FewRecipe, changes: Mapping[str, Any] | None = None, silent: str | None = None
+) -> Training:
+    """A small network of `avtool.training.few`, see `train_few`."""
+
+    def trained(visual: Items, audio: Items, bank: tuple[Items, Items], seed: int) -> Trained:
+        count = len(visual.x)
+        visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
+        few = train_few(kind, visual, audio, count, recipe, seed, changes, silent)
+        settings = {"interleave": str(INTERLEAVE), "config": f"'{few.describe()}'"}
+        return Trained(kind, lambda v, a, seconds: candidates(few.curve(v, a), seconds), few.tensors(), settings)
+
+    return trained
 
 
 def trials(ask: Ask, classes: int, quadruples: Iterable[Encoded]) -> list[Trial]:
@@ -225,32 +303,19 @@ def out_of_fold(
     return [out[i] for i in range(len(clips))]
 
 
-def out_of_fold_loco(
-    visual: Items, audio: Items, bank: tuple[Items, Items], clips: Sequence[LabelledClip], recipe: LoCoRecipe, seed: int
+def out_of_fold_trained(
+    visual: Items, audio: Items, bank: tuple[Items, Items], clips: Sequence[LabelledClip], training: Training, seed: int
 ) -> list[Proposals]:
-    """The same folds for a small LoCo, trained on the same items and pairs."""
+    """The same folds for a trained network."""
     fold = np.array(folds(list(clips), seed))
     out: dict[int, Proposals] = {}
     for number in range(3):
         keep = np.flatnonzero(fold != number)
-        network, data = train_loco(visual.take(keep), audio.take(keep), bank, recipe, seed * 10 + number)
+        trained = training(visual.take(keep), audio.take(keep), bank, seed * 10 + number)
         for i in np.flatnonzero(fold == number).tolist():
             n = int((visual.valid[i] | audio.valid[i]).sum())
-            out[i] = loco_candidates(network, data, visual.x[i, :n], audio.x[i, :n], clips[i].duration)
+            out[i] = trained.candidates(visual.x[i, :n], audio.x[i, :n], clips[i].duration)
     return [out[i] for i in range(len(clips))]
-
-
-def train_loco(
-    visual: Items, audio: Items, bank: tuple[Items, Items], recipe: LoCoRecipe, seed: int
-) -> tuple[LoCo, Standard]:
-    """A tiny LoCo on real clips and composed scenes; real clips make up half of the pairs."""
-    count = len(visual.x)
-    visual, audio = Items.join([visual, bank[0]]), Items.join([audio, bank[1]])
-    pairs = teaching_pairs(visual, audio, count, np.random.default_rng(seed))
-    real = [p for p in pairs if p[0] < count and p[1] < count]
-    pairs += real * max(1, len(pairs) // max(1, len(real)))
-    config = LoCoConfig.tiny(visual.x.shape[2], audio.x.shape[2], visual.labels.shape[2])
-    return train(visual, audio, pairs, config, recipe, seed)
 
 
 def clip_ap(runs: Sequence[Sequence[Proposals]], clips: Sequence[LabelledClip]) -> dict[int, float]:
@@ -382,20 +447,18 @@ def additive_release(name: str, material: Material, config: FitConfig) -> Releas
     )
 
 
-def loco_release(name: str, material: Material, recipe: LoCoRecipe) -> Release:
-    """The same for a small LoCo; one seed of folds, as its training is the longest step."""
-    m, clips = material, material.corpus.clips()
-    network, data = train_loco(m.visual, m.audio, m.bank, recipe, 0)
-    answers = trials(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
-    runs = [out_of_fold_loco(m.visual, m.audio, m.bank, clips, recipe, 0)]
-    tensors = {k: v.half() if v.ndim > 1 else v for k, v in network.state_dict().items()}
-    for side, (mean, scale) in zip(("visual", "audio"), data.sides, strict=True):
-        tensors |= {f"{side}.mean": torch.from_numpy(mean), f"{side}.scale": torch.from_numpy(scale)}
-    settings = {"nms": '"gaussian"', "sigma": "0.4", "config": f"'{describe(network.config)}'"}
-    peaks = scene_peaks(ask_loco(network, data), len(m.corpus.classes), m.quadruples)
-    empty = empty_peaks(ask_loco(network, data), len(m.corpus.classes), m.bank, m.bank[0].x, m.bank[1].x)
-    maps = scene_maps(runs, clips, [(ask_loco(network, data), m.quadruples)], len(m.corpus.classes))
-    return _judged(name, "loco", tensors, m.corpus, answers, peaks, empty, runs, maps, settings)
+def network_release(name: str, material: Material, training: Training) -> Release:
+    """The same for a trained network; one seed of folds, as its training is the longest step."""
+    m, clips, count = material, material.corpus.clips(), len(material.corpus.classes)
+    trained = training(m.visual, m.audio, m.bank, 0)
+    ask = ask_trained(trained)
+    answers = trials(ask, count, m.quadruples)
+    runs = [out_of_fold_trained(m.visual, m.audio, m.bank, clips, training, 0)]
+    peaks = scene_peaks(ask, count, m.quadruples)
+    empty = empty_peaks(ask, count, m.bank, m.bank[0].x, m.bank[1].x)
+    settings = {"nms": '"gaussian"', "sigma": "0.4", **trained.settings}
+    maps = scene_maps(runs, clips, [(ask, m.quadruples)], count)
+    return _judged(name, trained.kind, trained.tensors, m.corpus, answers, peaks, empty, runs, maps, settings)
 
 
 def scene_maps(
@@ -504,23 +567,32 @@ def write(release: Release, corpus: Corpus, out: Path) -> None:
     write_atomic(out / f"{release.name}.toml", "\n".join(lines))
 
 
+NETWORKS: dict[str, Training] = {
+    "loco": loco_training(LoCoRecipe()),
+    "cacenet": segment_training("cace", FewRecipe()),
+    "ccln": segment_training("ccln", FewRecipe()),
+}
+
+
 def main() -> None:
-    """Build and write `additive-mini` and `loco-mini`."""
+    """Build and write `additive-mini`, `loco-mini`, `cacenet-mini` and `ccln-mini`."""
     parser = argparse.ArgumentParser(description=__doc__)
     for option in ("--shared", "--work", "--out"):
         parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=9600)
     parser.add_argument("--per-class", type=int, default=12)
-    parser.add_argument("--only", choices=("additive", "loco"))
+    parser.add_argument("--only", choices=("additive", *NETWORKS))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cpu = torch.device("cpu")
     corpus, pair = Corpus(options.shared), Pair("mini", catalog.VISUAL["mini"](cpu), catalog.AUDIO["mini"](cpu))
     material = gather(corpus, pair, options.work, options.scenes, options.per_class)
-    if options.only != "loco":
-        write(additive_release("additive-mini", material, FitConfig()), corpus, options.out)
-    if options.only != "additive":
-        write(loco_release("loco-mini", material, LoCoRecipe()), corpus, options.out)
+    for name in [options.only] if options.only else ["additive", *NETWORKS]:
+        if name == "additive":
+            release = additive_release("additive-mini", material, FitConfig())
+        else:
+            release = network_release(f"{name}-mini", material, NETWORKS[name])
+        write(release, corpus, options.out)
 
 
 if __name__ == "__main__":

@@ -474,13 +474,13 @@ def read_bank(config: DataConfig, cache: Path, hook: Hook) -> Bank:
 
 
 def composed_pairs(
-    visual: Items, audio: Items, count: int, rng: np.random.Generator
+    visual: Items, audio: Items, count: int, rng: np.random.Generator, unmatched: float = UNMATCHED
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Pairs (visual scene, audio scene) and the class of each: most share a class for at least one row."""
+    """Pairs (visual scene, audio scene) and the class of each: all but `unmatched` share it for at least one row."""
     shown, heard = np.asarray(visual.labels.any(1)), np.asarray(audio.labels.any(1))  # (M, C)
     pairs: list[tuple[int, int]] = []
     classes: list[int] = []
-    busy, matched = np.flatnonzero(shown.any(1)), rng.random(count) >= UNMATCHED
+    busy, matched = np.flatnonzero(shown.any(1)), rng.random(count) >= unmatched
     for _ in range(TRIES * count):
         if len(pairs) == count:
             return np.array(pairs, np.int64), np.array(classes, np.int64)

@@ -14,12 +14,14 @@ from avtool.detect.proposals import Proposals
 from avtool.models import zoo
 from avtool.models.loco import LoCoConfig
 from avtool.training import quadruples, recipe
-from avtool.training.additive import FitConfig
+from avtool.training.additive import FitConfig, Items
 from avtool.training.corpus import Corpus, LabelledClip
+from avtool.training.few import FewRecipe
 from avtool.training.loco import LoCoRecipe
 from avtool.training.recipe import (
     Material,
     Release,
+    Trained,
     Trial,
     additive_release,
     as_left_out,
@@ -27,17 +29,21 @@ from avtool.training.recipe import (
     best_scores,
     candidates,
     choose_thresholds,
+    classmates,
     clip_ap,
     clip_thresholds,
     cut_to,
     empty_peaks,
     fit_on,
     gather,
-    loco_release,
+    loco_training,
+    network_release,
     out_of_fold,
+    out_of_fold_trained,
     rates,
     scene_ap,
     scene_peaks,
+    segment_training,
     strange_thresholds,
     trials,
     write,
@@ -297,13 +303,55 @@ def test_a_loco_release_is_a_model_too(
     monkeypatch.setattr(
         LoCoConfig, "tiny", classmethod(lambda cls, *sizes: original(*sizes, width=16, heads=2, levels=2))
     )
-    release = loco_release("small-loco", material, LoCoRecipe(steps=5, batch=4))
+    release = network_release("small-loco", material, loco_training(LoCoRecipe(steps=5, batch=4)))
     write(release, corpus, tmp_path)
     localizer = zoo.load(str(tmp_path / "small-loco.safetensors"), CPU)
     assert localizer.info.kind == "loco" and localizer.info.vocabulary.names == corpus.names
     got = localizer.run(features(20, visual=material.visual.x[0, :20], audio=material.audio.x[0, :20]), 0, 20)
     assert got.curve.shape == (20, 3) and got.levels is not None and len(got.levels) == 2
     assert got.curve.min() >= 0 and got.curve.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["cace", "ccln"])
+def test_a_release_of_a_network_that_labels_segments(
+    kind: str, corpus: Corpus, material: Material, tmp_path: Path
+) -> None:
+    short = FewRecipe(steps=4, batch=4, scenes=20)
+    small = {"visual_width": 16, "audio_width": 8, "width": 16}
+    release = network_release("small-net", material, segment_training(kind, short, small))
+    write(release, corpus, tmp_path)
+    localizer = zoo.load(str(tmp_path / "small-net.safetensors"), CPU)
+    assert localizer.info.kind == kind and localizer.info.settings["interleave"] == 2
+    visual, audio = material.visual.x[0, :20], material.audio.x[0, :20]
+    got = localizer.run(features(20, visual=visual, audio=audio), 0, 20).curve
+    trained = segment_training(kind, short, small)(material.visual, material.audio, material.bank, 0)
+    found, again = trained.candidates(visual, audio, 10.0), candidates(got, 10.0)  # the file holds halves
+    np.testing.assert_allclose(np.sort(found.scores), np.sort(again.scores), atol=2e-3)
+
+
+def test_no_clip_is_scored_by_a_network_that_saw_it(material: Material) -> None:
+    clips, seen = material.corpus.clips(), list[set[bytes]]()
+
+    def training(visual: Items, audio: Items, bank: object, seed: int) -> Trained:
+        seen.append({row.tobytes() for row in visual.x})
+
+        def asked(v: np.ndarray, a: np.ndarray, seconds: float) -> Proposals:
+            clip = next(x for x in material.visual.x if (x[: len(v)] == v).all())
+            assert clip.tobytes() not in seen[-1]
+            return proposals((0, seconds, 0, 0.5))
+
+        return Trained("none", asked, {}, {})
+
+    found = out_of_fold_trained(material.visual, material.audio, material.bank, clips, training, 1)
+    assert len(found) == 6 and len(seen) == 3 and all(len(s) < 6 for s in seen)
+    assert [float(f.ends[0]) for f in found] == [c.duration for c in clips]
+
+
+def test_classmates() -> None:
+    labels = np.array([0, 1, 0, 2, 0])
+    pairs = classmates(labels, 2, np.random.default_rng(0))
+    assert sorted(i for i, _ in pairs) == sorted([*range(5)] * 2)
+    assert all(labels[i] == labels[j] for i, j in pairs) and any(i != j for i, j in pairs)
 
 
 # ---------------------------------------------------------------- the benchmark's figures
