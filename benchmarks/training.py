@@ -39,22 +39,22 @@ from avtool.training.corpus import Corpus
 from avtool.training.engine import Trainer
 from avtool.training.few import INTERLEAVE, SETTINGS, FewRecipe
 from avtool.training.localizer import bank_items, clip_items
-from avtool.training.loco import LoCoRecipe, scale_of
+from avtool.training.loco import scale_of
 from avtool.training.optimisation import Recipe
-from avtool.training.recipe import Training, additive_training, loco_training, out_of_fold_trained, segment_training
+from avtool.training.recipe import Training, additive_training, out_of_fold_trained, segment_training
 from avtool.training.segments import SegmentData, SegmentTask, standardised
 from avtool.training.sources import composed_pairs
 from avtool.training.synthetic import SyntheticLaw, synthetic
 
 SMALL: dict[str, dict[str, Any]] = {
     "ccln": {"visual_width": 64, "audio_width": 32, "width": 64},
-    "loco-segments": SETTINGS["loco-segments"],
+    "loco-segments": SETTINGS["loco-segments"] | {"width": 32},
 }
 RECIPE = Recipe(
     batch=32, optimiser="adamw", rate=2e-3, decay=0.05, schedule="cosine", warm_up=1, clip=1.0, select="last"
 )
 UNMATCHED = 0.4  # share of the ablations' clips in which nothing is both heard and seen
-FEW, LOCO = FewRecipe(), LoCoRecipe()
+FEW = FewRecipe()
 ROWS: dict[str, tuple[Training, object]] = {  # how it is trained, and what the figures depend on
     "CACE-Net": (segment_training("cace", FEW), ("cace", FEW)),
     "CCLN-style": (segment_training("ccln", FEW), ("ccln", FEW)),
@@ -65,7 +65,6 @@ ROWS: dict[str, tuple[Training, object]] = {  # how it is trained, and what the 
     ),
     "CACE-Net, sound alone": (segment_training("cace", FEW, silent="visual"), ("cace", FEW)),
     "CACE-Net, pictures alone": (segment_training("cace", FEW, silent="audio"), ("cace", FEW)),
-    "LoCo with boundaries (loco-mini)": (loco_training(LOCO), LOCO),
     "closed form (additive-mini)": (additive_training(FitConfig()), FitConfig()),
 }
 ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -319,7 +318,7 @@ def main() -> None:
     parser.add_argument("what", choices=("learn", "kill", "ablation", "avepm", "speed"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=6, help="of ablation")
+    parser.add_argument("--epochs", type=int, default=5, help="of ablation")
     parser.add_argument(
         "--new", type=int, default=-1, help="runs of ablation and avepm that are made this time; -1: all"
     )
