@@ -14,7 +14,7 @@ from avtool.models.segments import masked_mean
 from avtool.training import few
 from avtool.training.additive import Items
 from avtool.training.few import SETTINGS, FewRecipe, class_logits, taught_loss, train_few
-from avtool.training.loco import Standard, warmed_cosine
+from avtool.training.loco import Standard
 
 WIDTHS: dict[str, dict[str, Any]] = {
     "cace": {"visual_width": 32, "audio_width": 16, "width": 32},
@@ -157,9 +157,3 @@ def test_rows_are_judged_as_interleaved_clips() -> None:
 def test_mean_over_valid_rows() -> None:
     x, mask = torch.tensor([[[1.0], [3.0], [torch.nan]]]), torch.tensor([[True, True, False]])
     assert masked_mean(x, mask).tolist() == [[2.0]]
-
-
-def test_the_rate_warms_up_and_falls() -> None:
-    rates = [warmed_cosine(k, 100) for k in range(100)]
-    assert rates[9] == rates[10] == 1 and rates[0] == pytest.approx(0.1)
-    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01

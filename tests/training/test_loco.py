@@ -59,10 +59,10 @@ def test_events_reach_half_a_row_beyond_their_centres() -> None:
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
-    shares = [module._share(step, 100) for step in range(100)]
+    shares = [module.warmed_cosine(step, 100) for step in range(100)]
     assert shares[:10] == sorted(shares[:10]) and max(shares) == shares[9] == 1.0
     assert shares[10:] == sorted(shares[10:], reverse=True) and 0 <= shares[-1] < 1e-3
-    assert [module._share(step, 1) for step in range(1)] == [1.0]
+    assert [module.warmed_cosine(step, 1) for step in range(1)] == [1.0]
 
 
 def test_standardised_features_are_about_1() -> None:
