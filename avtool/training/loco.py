@@ -85,9 +85,11 @@ def spoilt(
     x: Tensor, index: npt.NDArray[np.int64], rows: slice, noise: float, mixed: float, rng: np.random.Generator
 ) -> Tensor:
     """Features (B, T, D) of items of x (M, N, D), with a share of others mixed in, up to `mixed`, and noise."""
-    others = rng.integers(len(x), size=len(index))
-    share = mixed * torch.rand(len(index), 1, 1)
-    found = (1 - share) * x[index, rows] + share * x[others, rows]
+    found = x[index, rows]
+    if mixed:
+        others = rng.integers(len(x), size=len(index))
+        share = mixed * torch.rand(len(index), 1, 1)
+        found = (1 - share) * found + share * x[others, rows]
     return found + noise * torch.randn_like(found)
 
 

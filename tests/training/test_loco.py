@@ -145,14 +145,15 @@ def test_noise_and_pairs_are_those_of_the_recipe(monkeypatch: pytest.MonkeyPatch
         labels: npt.NDArray[np.bool_],
         index: object,
         mask: npt.NDArray[np.bool_],
-        noise: float,
+        recipe: LoCoRecipe,
+        rng: object,
     ) -> object:
         i, j = index  # type: ignore[misc]
         seen.extend(zip(i.tolist(), j.tolist(), strict=True))
-        assert noise == 0.25
+        assert recipe.noise == 0.25
         np.testing.assert_array_equal(labels, VISUAL.labels[i] & AUDIO.labels[j])  # an event is in both media
         np.testing.assert_array_equal(mask, VISUAL.valid[i] | AUDIO.valid[j])
-        return original(model, criterion, data, labels, index, mask, noise)  # type: ignore[arg-type]
+        return original(model, criterion, data, labels, index, mask, recipe, rng)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "_step", noted)
     train(VISUAL, AUDIO, PAIRS, CONFIG, LoCoRecipe(steps=4, batch=8, noise=0.25), 0)
