@@ -12,8 +12,8 @@ from torch import Tensor
 
 from avtool import weights
 from avtool.errors import WeightsError
-from avtool.features.encoders import catalog, mini
-from avtool.features.encoders.mini import AUDIO, SHORT, VISUAL, Mini, MiniConfig, blank, fuse
+from avtool.features.encoders import catalog, mini, packed
+from avtool.features.encoders.mini import AUDIO, SHORT, VISUAL, Fused, Mini, MiniConfig, blank
 from avtool.features.logmel import MN04
 from avtool.training.distill import publish
 
@@ -58,14 +58,29 @@ def test_both_take_at_most_16_megabytes() -> None:
     assert mini.parameters(Mini(TINY)) == sum(p.numel() for p in Mini(TINY).parameters())
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("config", [TINY, AUDIO])
-def test_folding_the_norms_changes_nothing(config: MiniConfig) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_folding_the_norms_changes_nothing(
+    config: MiniConfig, packs: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs:
+        monkeypatch.setattr(packed, "operators_work", lambda: False)
     model = lively(config)
-    x = torch.randn(3, config.inputs, 64, 96)
-    for a, b in zip(outputs(model, x), outputs(fuse(model), x), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fuse(model).modules())
-    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())  # a copy was folded
+    x = torch.randn(batch, config.inputs, 64, 96)
+    before = x.clone()
+    with torch.inference_mode():
+        for a, b in zip(outputs(model, x), Fused(model)(x), strict=False):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert torch.equal(x, before)  # the sums are taken in place, but never in the caller's
+
+
+def test_what_was_seen_before_changes_nothing() -> None:
+    model, x = lively(TINY), torch.randn(2, 3, 64, 96)
+    fresh, used = Fused(model), Fused(model)
+    with torch.inference_mode():
+        used(torch.randn(5, 3, 40, 33))
+        assert all(torch.equal(a, b) for a, b in zip(fresh(x), used(x), strict=True))
 
 
 def test_blank_is_reproducible() -> None:
@@ -95,7 +110,7 @@ def test_what_ships_gives_what_was_trained(tmp_path: Path) -> None:
     assert not [k for k in state if k.startswith("imitate") or "num_batches" in k]
     ready = catalog._ready(state, TINY, CPU)
     x = torch.randn(4, 3, 64, 64)
-    for a, b in zip(outputs(model, x)[:2], outputs(ready, x)[:2], strict=True):
+    for a, b in zip(outputs(model, x)[:2], ready(x), strict=True):
         torch.testing.assert_close(a, b, atol=5e-3, rtol=5e-3)  # float16 convolutions
 
 

@@ -14,7 +14,7 @@ from avtool.errors import WeightsError
 from avtool.features import logmel
 from avtool.features.encoders import mini
 from avtool.features.encoders.base import DEFAULT, Encoder, Options, choose, dtype_of, pooled
-from avtool.features.encoders.mini import Mini, MiniConfig, fuse
+from avtool.features.encoders.mini import Fused, Mini, MiniConfig
 from avtool.features.encoders.pictures import Scale, Size, caffe, imagenet
 from avtool.files import printable
 from avtool.media.request import PictureSpec
@@ -58,12 +58,12 @@ class Entry:
         return self.make(device, options)
 
 
-def _mini(name: str, config: MiniConfig, device: torch.device) -> tuple[Mini, str]:
+def _mini(name: str, config: MiniConfig, device: torch.device) -> tuple[Fused, str]:
     path, sha = weights.locate(name)
     return _ready(weights.load(path), config, device), sha
 
 
-def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -> Mini:
+def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -> Fused:
     """A fused network; the head that imitated the teacher's embedding is not shipped.
 
     Raises:
@@ -78,8 +78,7 @@ def _ready(state: dict[str, Tensor], config: MiniConfig, device: torch.device) -
             "these weights are not those of the network 'mini'", f"tensor {wrong[0]}", "avtool weights verify"
         )
     model.load_state_dict(given, strict=False)
-    fused = fuse(model.eval()).to(device)
-    return fused.to(memory_format=torch.channels_last) if config.inputs == 3 else fused  # type: ignore[call-overload]
+    return Fused(model.eval().to(device))
 
 
 def _unused(name: str) -> bool:
@@ -117,11 +116,10 @@ def _mini_visual(device: torch.device, options: Options) -> Encoder:
     return _visual_encoder(*_mini("mini-visual", mini.VISUAL, device))
 
 
-def _visual_encoder(model: Mini, sha: str) -> Encoder:
+def _visual_encoder(model: Fused, sha: str) -> Encoder:
 
     def run(pictures: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = mini.prepare_pictures(pictures.permute(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
-        logits, embedding, _ = model(x)
+        logits, embedding = model(mini.prepare_pictures(pictures.permute(0, 3, 1, 2)))
         return embedding, logits
 
     return Encoder(
@@ -133,10 +131,10 @@ def _mini_audio(device: torch.device, options: Options) -> Encoder:
     return _audio_encoder(*_mini("mini-audio", mini.AUDIO, device))
 
 
-def _audio_encoder(model: Mini, sha: str) -> Encoder:
+def _audio_encoder(model: Fused, sha: str) -> Encoder:
 
     def run(wave: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits, embedding, _ = model(logmel.MN04(wave)[:, None])
+        logits, embedding = model(logmel.MN04(wave)[:, None])
         return embedding, logits
 
     return Encoder(

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avtool.features.encoders.packed import Conv
+
 
 @dataclass(frozen=True)
 class MiniConfig:
@@ -35,6 +37,7 @@ class MiniConfig:
 
 
 SHORT = 128  # pixels of the short side; the whole picture is seen
+NOMINAL = (128, 224)  # height and width near those of most pictures and of two seconds of sound
 VISUAL = MiniConfig(3, (32, 64, 128, 256, 384), (1, 1, 1, 2, 1), 512, 1280, 1000)
 AUDIO = MiniConfig(1, (24, 48, 96, 192, 256), (1, 1, 1, 1, 1), 384, 384, 527)
 
@@ -93,22 +96,45 @@ def prepare_pictures(pictures: Tensor) -> Tensor:
     return pictures.float().sub_(118.0).div_(64.0)
 
 
-def fuse(model: Mini) -> Mini:
-    """A copy for inference with every batch norm folded into its convolution; outputs equal within rounding."""
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
+class Fused:
+    """The network for inference: batch norm, activation and residual sum in the pass of their convolution.
 
-    fused = Mini(model.config)
-    fused.load_state_dict(model.state_dict())
-    fused.eval()
-    for parent in fused.modules():
-        if isinstance(parent, _Residual):
-            parent.conv1, parent.norm1 = fuse_conv_bn_eval(parent.conv1, parent.norm1), nn.Identity()  # type: ignore[assignment]
-            parent.conv2, parent.norm2 = fuse_conv_bn_eval(parent.conv2, parent.norm2), nn.Identity()  # type: ignore[assignment]
-    for part in (fused.stem, fused.project, *(b.skip for b in fused.blocks if isinstance(b.skip, nn.Sequential))):
-        conv, norm = part[0], part[1]
-        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-        part[0], part[1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
-    return fused
+    Outputs equal the network's within rounding. The weights are laid out once, for pictures of a nominal size, so that
+    a result does not depend on what was seen before it.
+
+    Args:
+        model: its weights, on the device where they shall run.
+    """
+
+    def __init__(self, model: Mini) -> None:
+        self._stem = _conv(model.stem, "relu")
+        self._blocks = [
+            (
+                Conv(block.conv1, block.norm1, "relu"),
+                Conv(block.conv2, block.norm2, "relu"),
+                _conv(block.skip, "none") if isinstance(block.skip, nn.Sequential) else None,
+            )
+            for block in model.blocks
+            if isinstance(block, _Residual)
+        ]
+        self._project = _conv(model.project, "relu")
+        self._classify = model.classify
+        with torch.inference_mode():
+            self(torch.zeros(1, model.config.inputs, *NOMINAL, device=model.classify.weight.device))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, inputs, H, W) as `Mini` reads it -> class logits (B, classes), embedding (B, embedding)."""
+        x = self._stem(x.contiguous(memory_format=torch.channels_last))
+        for first, second, skip in self._blocks:
+            x = second(first(x), x if skip is None else skip(x))
+        embedding = self._project(x).mean((2, 3))
+        return self._classify(embedding), embedding
+
+
+def _conv(part: nn.Sequential, activation: str) -> Conv:
+    conv, norm = part[0], part[1]
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    return Conv(conv, norm, activation)
 
 
 def parameters(model: nn.Module) -> int:
