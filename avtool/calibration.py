@@ -14,6 +14,7 @@ VERSION = 1  # of the maps in a model's description
 KIND = "beta"
 PROBABLE = 1e-4, 1 - 1e-4  # scores are clipped to these first
 STEEPEST, FARTHEST = 100.0, 100.0  # limits of what a description may hold
+ROWS = 4096  # of a curve at a time
 Map = tuple[float, float, float]
 
 
@@ -69,9 +70,11 @@ class Calibration:
         return _mapped(np.asarray(scores, np.float64), a, b, c).astype(np.float32)
 
     def apply(self, curve: npt.NDArray[np.float32]) -> None:
-        """The same for a curve (N, C), in place and class by class, since long films have large ones."""
-        for column, (a, b, c) in enumerate(self.maps):
-            curve[:, column] = _mapped(curve[:, column].astype(np.float64), a, b, c)
+        """The same for a curve (N, C), in place and a stretch at a time, since long films have large ones."""
+        a, b, c = np.asarray(self.maps, np.float64).reshape(-1, 3).T
+        for first in range(0, len(curve), ROWS):
+            part = curve[first : first + ROWS]
+            part[:] = _mapped(part.astype(np.float64), a, b, c)
 
 
 def _is_rising(given: Any) -> bool:
