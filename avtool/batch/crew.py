@@ -75,16 +75,25 @@ class Crew(ABC):
         """How many workers there shall be, once the first has said what it sees."""
         return wanted
 
+    def _is_counted(self, spec: WorkerSpec) -> bool:
+        """Whether it is known how many workers there shall be before one has said what it sees."""
+        return False
+
     # ---------------------------------------------------------------- the protocol of a pool
 
-    def start(self, spec: WorkerSpec) -> Hello:
-        """Starts one worker and waits for it; the others start when there is work for them.
+    def start(self, spec: WorkerSpec, files: int = 1) -> Hello:
+        """Starts workers and waits for the first; where their number is not known yet, one, the others on demand.
+
+        Args:
+            spec: what they do.
+            files: that there may be work for.
 
         Raises:
-            AvtoolError: it cannot start, with the reason that it gave.
+            AvtoolError: none can start, with the reason that one gave.
         """
         self._spec = spec
-        self._members.append(Member(0, self._launch(spec, 0)))
+        for index in range(min(self.workers, max(1, files)) if self._is_counted(spec) else 1):
+            self._members.append(Member(index, self._launch(spec, index)))
         while self.hello is None:
             self._hear(WAIT_SECONDS)
         self.workers = self._count(self.hello, self.workers)

@@ -20,6 +20,8 @@ from avtool.batch.jobs import Hello, Job, WorkerSpec
 from avtool.files import clean_stale
 
 WORKER_BYTES = 1 << 30  # memory of one worker and its decoders, generously
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
+KEPT_BYTES = str(1 << 28)  # free memory that is not given back: a network asks for the same blocks again and again
 END_SECONDS = 1.0  # for a killed process to be gone
 
 _ROOT = str(Path(avtool.errors.__file__).parent.parent)
@@ -46,6 +48,9 @@ class LocalPool(Crew):
     def _count(self, hello: Hello, wanted: int) -> int:
         self._gpus = hello.gpus
         return self._given or hello.gpus or wanted
+
+    def _is_counted(self, spec: WorkerSpec) -> bool:
+        return spec.settings.device == "cpu" or not _may_have_gpu()
 
     def _launch(self, spec: WorkerSpec, index: int) -> Handle:
         return _Process(spec, self._environment(spec, index))
@@ -148,7 +153,13 @@ def worker_environment(threads: int) -> dict[str, str]:
 def thread_variables(threads: int) -> dict[str, str]:
     """What must be set before torch is loaded."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
+    kept = {"MALLOC_MMAP_THRESHOLD_": KEPT_BYTES, "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES, "MALLOC_ARENA_MAX": "2"}
+    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", **kept}
+
+
+def _may_have_gpu() -> bool:
+    """False only where it is certain without loading torch: on Linux without a driver's device."""
+    return not sys.platform.startswith("linux") or any(Path(name).exists() for name in GPU_DEVICES)
 
 
 def processors() -> int:

@@ -161,7 +161,7 @@ def run(night: Night, settings: Settings, watcher: Watcher, stop: Callable[[], b
     if files:
         pool, spec = _pool(night, settings)
         try:
-            hello = pool.start(spec)
+            hello = pool.start(spec, files)
             watcher.started(hello, pool.workers, files)
             planner = Planner(
                 inputs,

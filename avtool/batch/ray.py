@@ -33,7 +33,7 @@ class RayPool(Crew):
         self._ours = False  # the cluster
         self._gpu_each = 0
 
-    def start(self, spec: WorkerSpec) -> Hello:
+    def start(self, spec: WorkerSpec, files: int = 1) -> Hello:
         """Connects, starts the actors and waits for the first.
 
         Raises:
@@ -46,7 +46,7 @@ class RayPool(Crew):
         gpus = int(resources.get("GPU", 0)) if spec.settings.device in ("auto", "cuda") else 0
         self._gpu_each = 1 if gpus else 0
         self.workers = self._given or gpus or max(1, int(resources.get("CPU", 1)) // spec.threads)
-        return super().start(spec)
+        return super().start(spec, files)
 
     def close(self) -> None:
         """Ends the actors, and the cluster if it was started here."""
@@ -56,6 +56,9 @@ class RayPool(Crew):
 
             ray.shutdown()
             self._ours = False
+
+    def _is_counted(self, spec: WorkerSpec) -> bool:
+        return True
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -87,6 +87,17 @@ def test_workers_start_when_there_is_work_for_them() -> None:
     assert len(crew.puppets) == 3 and crew.room() == 0
 
 
+def test_where_their_number_is_known_they_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stage, "_is_counted", lambda self, spec: True)
+    crew = Stage(3)
+    crew.start(WorkerSpec(Settings()), files=2)  # no more than there are files
+    assert len(crew.puppets) == 2
+    for name in "abcde":
+        crew.submit(job(name))
+    crew.wait(0)
+    assert [p.did[0] for p in crew.puppets[:2]] == ["run a", "run b"] and len(crew.puppets) == 3
+
+
 def test_an_idle_worker_takes_what_another_only_looks_at() -> None:
     crew = stage(2, "a", "b", "c")
     one, two = crew.puppets

@@ -51,7 +51,7 @@ class FakePool:
         self._flying: list[Job] = []
         self.order: list[str] = []
 
-    def start(self, spec: WorkerSpec) -> Hello:
+    def start(self, spec: WorkerSpec, files: int = 1) -> Hello:
         return Hello({})
 
     def room(self) -> int:
