@@ -5,7 +5,7 @@ that several share counts once), or, with --decode, of decoding alone in this pr
 of the whole command is above 1.2 GB.
 
     python benchmarks/memory.py [--hours 3] [--file FILE] [--decode]
-    python benchmarks/memory.py --hours 1 --pair resnet50-v2 cnn14 [--segment 1]
+    python benchmarks/memory.py --hours 1 --pair resnet50-v2 cnn14 [--segment 1] [--no-tags]
 
 With --pair it is `avtool extract-features` with these two encoders, their weights random and saved in the form of the
 published files; the limit is 1.6 GB.
@@ -104,11 +104,14 @@ def whole(command: list[str], limit: float) -> int:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         peaks: dict[str, int] = {}
+        main = [0]
         stage = ["start"]
 
         def watch() -> None:
             while process.poll() is None:
-                now = sum(pss(number) for number in tree(process.pid))
+                own = pss(process.pid)
+                now = own + sum(pss(number) for number in tree(process.pid) if number != process.pid)
+                main[0] = max(main[0], own)
                 peaks[stage[0]] = max(peaks.get(stage[0], 0), now)
                 time.sleep(EVERY)
 
@@ -130,6 +133,7 @@ def whole(command: list[str], limit: float) -> int:
         raise SystemExit(f"avtool failed with exit code {process.returncode}")
     for name, value in peaks.items():
         print(f"peak while {name}: {value / 1e6:.0f} MB")
+    print(f"peak of the main process {main[0] / 1e6:.0f} MB")
     peak = max(peaks.values())
     print(f"peak {peak / 1e6:.0f} MB of {limit / 1e6:.0f} MB (PSS, all processes), {time.monotonic() - begin:.0f} s")
     return peak
@@ -159,6 +163,7 @@ def main() -> None:
     parser.add_argument("--decode", action="store_true")
     parser.add_argument("--pair", nargs=2, metavar=("VISUAL", "AUDIO"))
     parser.add_argument("--segment", default="1", help="seconds of a row, with --pair")
+    parser.add_argument("--no-tags", action="store_true", help="no class scores, with --pair")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = options.file or long_film(Path(folder) / "long.mp4", options.hours * 3600)
@@ -167,6 +172,7 @@ def main() -> None:
             return decoding(path)
         if options.pair:
             command, limit = extracting(path, Path(folder), options.pair, options.segment), PAIR_LIMIT
+            command += ["--no-tags"] * options.no_tags
         else:
             command, limit = localizing(path, Path(folder) / "out"), LIMIT
         if whole(command, limit) > limit:

@@ -251,6 +251,17 @@ def test_bf16_is_near_and_only_when_asked_for() -> None:
 # ---------------------------------------------------------------- prepacked convolutions
 
 
+def test_a_packed_convolution_lets_go_of_its_file() -> None:
+    """One view of the memory that a file was read into keeps all of it."""
+    conv, file = nn.Conv2d(3, 8, 3), torch.randn(8 * 27 + 8)
+    conv.weight.data, conv.bias.data = file[: 8 * 27].view(8, 3, 3, 3), file[8 * 27 :]  # type: ignore[union-attr]
+    ours = packed.Conv(conv, None, "relu")
+    with torch.inference_mode():
+        ours(torch.randn(1, 3, 9, 9).to(memory_format=torch.channels_last))
+    assert ours.bias is not None and ours.packs == ours.weight.is_mkldnn
+    assert ours.bias.untyped_storage().data_ptr() != file.untyped_storage().data_ptr()
+
+
 def test_prepacked_operators_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The self-test passes here, and catches an operator that computes something else."""
     assert packed.operators_work()

@@ -74,7 +74,7 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor
     """Weight and bias of the one convolution that equals a convolution and its batch norm."""
     weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if norm is None:
-        return weight, bias
+        return weight, None if bias is None else bias.clone()  # else all of its file would stay in memory
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)  # (C',)
     shift = norm.running_mean if bias is None else norm.running_mean - bias
