@@ -246,7 +246,8 @@ def composed(visual: Items, audio: Items, counts: Mapping[str, tuple[npt.NDArray
         (visual.x.shape[2], audio.x.shape[2]),
     )  # fmt: skip
     used = chosen[splits["train"]]
-    return standardised(data, (scale_of(visual.x[used[:, 0]]), scale_of(audio.x[used[:, 1]])))
+    rows = (items.x[i].reshape(-1, items.x.shape[2]) for items, i in ((visual, used[:, 0]), (audio, used[:, 1])))
+    return standardised(data, (scale_of(next(rows)), scale_of(next(rows))))
 
 
 def ablation(options: argparse.Namespace) -> None:
