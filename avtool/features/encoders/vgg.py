@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from avtool.features.encoders.packed import Conv
 
 CHANNELS = 512
 SHORT = 256  # short side before the crop of 224, as torchvision's transform
-AT_ONCE = 4  # pictures; the first maps of one take 13 MB each
+AT_ONCE = 2  # pictures; the first maps of one take 13 MB each
 PLACES = 7  # rows and columns of the last map
 
 # Keras' layers in order; the number is torchvision's index in `features` and `classifier`
 _FEATURES = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 _BLOCKS = (2, 2, 4, 4, 4)
+_WIDTHS = (64, 128, 256, 512, 512)
 _NAMES = [f"block{b + 1}_conv{c + 1}" for b, convs in enumerate(_BLOCKS) for c in range(convs)]
 KERAS = {name: f"features.{index}" for name, index in zip(_NAMES, _FEATURES, strict=True)} | {
     "fc1": "classifier.0",
@@ -36,13 +38,25 @@ _DATASET = re.compile(
 )
 
 
-def _shell(top: bool = True) -> nn.Module:
-    from torchvision.models import vgg19
+class _Shell(nn.Module):
+    """Configuration E of the paper's table 1, with torchvision's names; importing torchvision would cost 130 MB."""
 
-    net = shell(lambda: vgg19(weights=None))
-    if not top:
-        del net.classifier
-    return net
+    def __init__(self, top: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for depth, (inputs, width) in zip(_BLOCKS, pairwise((3, *_WIDTHS)), strict=True):
+            for index in range(depth):
+                layers += [nn.Conv2d(width if index else inputs, width, 3, padding=1), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        if top:
+            sizes = (PLACES * PLACES * CHANNELS, 4096, 4096, 1000)
+            first, second, last = (nn.Linear(*ends) for ends in pairwise(sizes))
+            self.classifier = nn.Sequential(first, nn.ReLU(), nn.Dropout(), second, nn.ReLU(), nn.Dropout(), last)
+
+
+def _shell(top: bool = True) -> nn.Module:
+    return shell(lambda: _Shell(top))
 
 
 def from_upstream(state: Mapping[str, Any]) -> dict[str, Tensor]:
