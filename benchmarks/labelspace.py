@@ -2,6 +2,7 @@
 
     python benchmarks/labelspace.py [--work DIR] [--seeds 3]
     python benchmarks/labelspace.py --check-clips [--work DIR]      the 47 clips of corpus/clips with what ships
+    python benchmarks/labelspace.py --held-out FOLDER [--work DIR]  against `mini` that never saw these clips
 
 `labels` is trained on mn04 (windows of 2 s and of 1 s), MobileNetV2 and SqueezeNet. It is run on these, on `mini`, and
 on YAMNet's logits (../shared/transfer) with ResNet-50 (../shared/weights), none of which took part in training. Beside
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from avepm import SHARED, paired_interval, ranks, report, segment_truth
+from avepm import SHARED, encoder_pair, paired_interval, ranks, report, segment_truth, top
 
 from avtool.detect.proposals import Proposals
 from avtool.features.encoders import catalog
@@ -46,6 +47,7 @@ from avtool.training.tags import Folds, Inputs, LabelConfig, View
 from avtool.training.views import read_rows
 
 YAMNET_SECONDS = 0.975
+BLIND, TAUGHT = "mini that never saw them", ", taught itself"
 BINS = np.array([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0])
 Floats = npt.NDArray[np.float32]
 Runs = Sequence[Sequence[Proposals | None]]
@@ -248,6 +250,30 @@ def cross_validate(work: Path, seeds: int, out: Path) -> None:
     write_atomic(out, json.dumps(lines, indent=1))
 
 
+def held_out(work: Path, folder: Path) -> None:
+    """The clips of fold 0 of seed 0: pairs that never saw them, `mini` that never did, and the shipped one that has."""
+    corpus = Corpus(SHARED)
+    names, clips = tags.known_classes(corpus)
+    trained, foreign = views(corpus, work)
+    blind = encoder_pair("held-out", folder)
+    seen, heard = tags.clip_scores(corpus, Pair("scores-held-out-mini", blind.visual, blind.audio), work)
+    foreign[BLIND] = View(tags.heard_inputs("mini", heard.x, heard.valid), tags.seen_inputs(seen.x, seen.valid))
+    one = tags.fit_folds(list(trained.values()), clips, len(names), LabelConfig(), 0)
+    third = np.flatnonzero(np.asarray(one.fold) == 0).tolist()
+    part, runs = [clips[i] for i in third], dict[str, Runs]()
+    for name, view in {**trained, **foreign}.items():
+        for dealt, title in ((one, ""), (None, TAUGHT))[: 1 + (name in foreign)]:
+            own = dealt or tags.fit_folds([view], clips, len(names), LabelConfig(), 0)
+            found = curves(own, view, clips)
+            runs[name + title] = [[candidates(found[i], clips[i].duration) for i in third]]
+            rank = ranks(runs[name + title][0], part, len(names))
+            print(
+                f"{name + title:36s} top-1 {100 * top(rank, 1):.1f}, top-5 {100 * top(rank, 5):.1f}, {len(part)} clips"
+            )
+    for title in ("", TAUGHT):
+        compare(f"unseen pair - {BLIND}{title}", runs["YAMNet + ResNet-50"], runs[BLIND + title], part, len(names))
+
+
 def check_clips(work: Path) -> None:
     """The 47 clips of corpus/clips with the model that ships: found, missed, false alarms."""
     rows = list(read_rows(SHARED / "corpus" / "clips" / "clips.csv"))
@@ -301,11 +327,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--check-clips", action="store_true")
+    parser.add_argument("--held-out", type=Path, help="folder with encoders that never saw fold 0 of seed 0")
     options = parser.parse_args()
     if not SHARED.is_dir():
         print(f"skipped: the research corpus is not at {SHARED}")
     elif options.check_clips:
         check_clips(options.work)
+    elif options.held_out:
+        held_out(options.work, options.held_out)
     else:
         cross_validate(options.work, options.seeds, options.work / "labelspace.json")
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from avtool.errors import OutputError
 from avtool.files import write_atomic
-from avtool.weights import cache_dir
 
 BETTER_MODEL = "better-model.said"  # file in the cache folder that holds the advice as it was given
 
@@ -22,6 +21,8 @@ def once(text: str, stamp: str = BETTER_MODEL) -> str:
     """
     if not text:
         return ""
+    from avtool.weights import cache_dir  # brings NumPy, which `--help` does not need
+
     file = cache_dir() / stamp
     with suppress(OSError, ValueError):
         if file.read_text(encoding="utf-8") == text:
