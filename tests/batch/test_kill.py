@@ -43,7 +43,7 @@ def killed_again_and_again(
     generator = random.Random(5)
     assert ended(run("calm")) == 0
     log.unlink()
-    out = tmp_path / "out"
+    out, whole = tmp_path / "out", dict[str, int]()
     for kill in range(kills):
         process = run("out")
         goal = len(lines(log, "begin")) + 1 + kill % 3
@@ -51,15 +51,19 @@ def killed_again_and_again(
         time.sleep(generator.uniform(0, 0.1))
         process.kill()
         ended(process)
+        begun = Counter(lines(log, "begin"))
         for path in out.rglob("*.events.json"):
             from_json(path.read_bytes())
+            name = path.relative_to(out).as_posix().replace(".events.json", ".mp4")
+            whole.setdefault(name, begun[name])
     assert ended(run("out")) == 0
     assert results(out) == results(tmp_path / "calm")
     assert temporaries(out) == []
-    complete = Counter(lines(log, "done"))
-    assert set(complete) == set(NAMES)
+    complete, begun = Counter(lines(log, "done")), Counter(lines(log, "begin"))
+    assert set(NAMES) - set(complete) <= set(whole)  # ended after its result, before it said so
+    assert all(begun[name] == times for name, times in whole.items())
     # a file is written, then said to be done: only one that was in hand at a kill may be begun again
-    assert sum(Counter(lines(log, "begin")).values()) <= len(NAMES) + 2 * kills
+    assert begun.total() <= len(NAMES) + 2 * kills
     assert all(count == 1 for count in complete.values())
 
 
