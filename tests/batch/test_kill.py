@@ -195,7 +195,7 @@ def test_a_folder_that_becomes_read_only(videos: Videos, start: Start, tmp_path:
         wait_until(lambda: len(lines(log, "done")) >= 3)  # two seconds of work are left
         wait_until(lambda: not subprocess.run(["mount", "-o", "remount,ro", str(out)], capture_output=True).returncode)
         if (code := ended(process)) == 0:
-            pytest.skip("no moment without an open file came before the end, so the folder was not made read-only in time")
+            pytest.skip("a file was open until the end, so the folder could not be made read-only in time")
         assert code == 6
         assert process.stderr is not None
         assert "read-only" in process.stderr.read().decode()
