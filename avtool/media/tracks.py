@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Decoder:
         health.broken = hopeless or health.in_a_row >= HOPELESS
 
 
-class Track:
+class Track(ABC):
     """What sound and picture have in common: a decoder, a clock, and the span that packets covered."""
 
     kind = ""  # in words
@@ -136,8 +137,9 @@ class Track:
         more = f" ({count} jumps in all)" if count > 1 else ""
         return f"the times of the {self.kind} jump from {at:.1f} to {to:.1f} s; {handled}{more}"
 
+    @abstractmethod
     def _end(self) -> int:
-        raise NotImplementedError
+        """Tick where what came out ends."""
 
     def _tail(self) -> int:
         """Ticks after the end that packets or the container's index still cover."""
