@@ -109,13 +109,16 @@ class Extractor:
         self.settings, self.recipe = settings, recipe
         self._decoders = Decoders()
 
-    def load(self) -> None:
+    def load(self, ahead: int = 0) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
+
+        Args:
+            ahead: every file will be begun by `look_ahead`, so many at once.
 
         Raises:
             UsageError, WeightsError, DeviceError: there is no such encoder, model or device, or no weights.
         """
-        self._decoder()
+        self._decoders.start(ahead)
         _ = self.grid, self.visual, self.audio
 
     @cached_property

@@ -45,17 +45,18 @@ class Session:
         self.settings = settings
         self._decoders = Decoders()
 
-    def load(self, media: bool = True) -> None:
+    def load(self, media: bool = True, ahead: int = 0) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
 
         Args:
             media: False where all inputs are feature files, which need no decoder and no encoders.
+            ahead: every file will be begun by `look_ahead`, so many at once.
 
         Raises:
             UsageError, WeightsError, DeviceError: as `pipeline.localize`.
         """
         if media:
-            self._decoder()
+            self._decoders.start(ahead)
             _ = self.localizer, self.visual, self.audio
         _ = self.localizer
 

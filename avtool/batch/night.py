@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from avtool.batch import jobs
 from avtool.batch.crew import Crew
@@ -159,29 +160,34 @@ def run(night: Night, settings: Settings, watcher: Watcher, stop: Callable[[], b
     check_writable(night.out)
     closed = Closed(Tally(), 0, files=files)
     if files:
+        identity: Future[Mapping[str, Any]] = Future()
+        planner = Planner(
+            inputs,
+            night.out,
+            night.all_formats,
+            kind,
+            identity,
+            limits(settings),
+            settings.audio_track,
+            night.overwrite,
+            {} if night.retry_failed else failed_before(night.out),
+            night.limit,
+            night.dry_run,
+            min(PROBERS, processors()),
+        )
         pool, spec = _pool(night, settings)
+        feed = PlanFeed(planner.items())  # finds and probes while the workers start
         try:
             hello = pool.start(spec, files)
+            identity.set_result(hello.identity)
             watcher.started(hello, pool.workers, files)
-            planner = Planner(
-                inputs,
-                night.out,
-                night.all_formats,
-                kind,
-                hello.identity,
-                limits(settings),
-                settings.audio_track,
-                night.overwrite,
-                {} if night.retry_failed else failed_before(night.out),
-                night.limit,
-                night.dry_run,
-                min(PROBERS, processors()),
-            )
             if night.dry_run:
-                _count(planner, closed)
+                _count(feed, closed)
             else:
-                _work(night, planner, pool, watcher, stop, closed)
+                _work(night, feed, pool, watcher, stop, closed)
         finally:
+            identity.cancel()
+            feed.close()
             pool.close()
     closed.seconds = time.monotonic() - begun
     if not night.dry_run and files:
@@ -203,8 +209,8 @@ def _pool(night: Night, settings: Settings) -> tuple[Crew, WorkerSpec]:
     )
 
 
-def _count(planner: Planner, closed: Closed) -> None:
-    for item in planner.items():
+def _count(feed: PlanFeed, closed: Closed) -> None:
+    for item in feed:
         if isinstance(item, Job):
             closed.stale += item.stale
             closed.new += not item.stale
@@ -213,13 +219,12 @@ def _count(planner: Planner, closed: Closed) -> None:
 
 
 def _work(
-    night: Night, planner: Planner, pool: Crew, watcher: Watcher, stop: Callable[[], bool], closed: Closed
+    night: Night, feed: PlanFeed, pool: Crew, watcher: Watcher, stop: Callable[[], bool], closed: Closed
 ) -> None:
     from avtool.batch.scheduler import Scheduler
 
     journal, tally = Journal(night.out), closed.tally
     claims = FolderClaims(night.out, journal.run)
-    feed = PlanFeed(planner.items())
     begun = time.monotonic()
 
     def outlook() -> Outlook:
@@ -239,7 +244,6 @@ def _work(
     try:
         Scheduler(feed, pool, record, claims, is_over, lambda: watcher.tick(tally, outlook()), SETTLE_SECONDS).run()
     finally:
-        feed.close()
         pool.close()
         claims.close()
         journal.close()

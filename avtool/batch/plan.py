@@ -6,8 +6,8 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -243,7 +243,7 @@ class Planner:
         out: folder of the results.
         formats: of the results, name -> extension; with "json", or "npz" for features, which says what is finished.
         kind: "events" or "features", the middle part of the names of results.
-        identity: what the results depend on besides the inputs.
+        identity: what the results depend on besides the inputs; files without any result are probed before it is known.
         limits, audio_track: for probing.
         overwrite: replace what is in the way and is no result.
         failed: what failed before and is not to be tried again: (name, fingerprint) -> how.
@@ -256,7 +256,7 @@ class Planner:
     out: Path
     formats: Mapping[str, str]
     kind: str
-    identity: Mapping[str, Any]
+    identity: Future[Mapping[str, Any]]
     limits: Limits = field(default_factory=Limits)
     audio_track: int | None = None
     overwrite: bool = False
@@ -265,7 +265,7 @@ class Planner:
     look_only: bool = False
     probers: int = PROBERS
 
-    def items(self) -> Iterator[Job | Outcome]:
+    def items(self) -> Generator[Job | Outcome]:
         """Jobs, and the outcomes of what is finished, failed before or unreadable.
 
         Raises:
@@ -277,7 +277,8 @@ class Planner:
         with _Probers(self.probers, self.limits, self.audio_track) as probers:
             jobs = 0
             while chunk := list(islice(judged, CHUNK)):
-                for item in probers.probe(chunk):
+                for judgement, found in probers.probe(chunk):
+                    item = self._with_probe(judgement, found)
                     if isinstance(item, Job):
                         if jobs == self.limit:
                             return
@@ -291,12 +292,21 @@ class Planner:
 
         return frozenset(PICTURED)
 
+    @cached_property
+    def _failed_names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.failed)
+
+    def _fingerprint(self, size: int, mtime_ns: int) -> str:
+        """Waits until the identity is known."""
+        return fingerprint_of(self.identity.result(), size, mtime_ns)
+
     def _judge(self, source: Source, one: OutputPlan) -> Job | Outcome:
-        """A job that is not probed yet, or why there is none."""
+        """A job that is not probed yet and has no fingerprint, or why there is none."""
         fingerprint = ""
         try:
             size, mtime_ns = _size_and_change(source)
-            fingerprint = fingerprint_of(self.identity, size, mtime_ns)
+            if one.files[self._main].exists() or source.name in self._failed_names:
+                fingerprint = self._fingerprint(size, mtime_ns)
             state = self._state(one, fingerprint)
         except AvtoolError as error:
             kind = UNREACHABLE if isinstance(error, InputError) else CANNOT_WRITE
@@ -306,14 +316,19 @@ class Planner:
         if (before := self.failed.get((source.name, fingerprint))) is not None:
             return replace(before, state="skipped")
         stale = state == "stale"
-        return Job(source.path, source.name, 0.0, fingerprint, one.files, source.url, size, mtime_ns, stale)
+        return Job(source.path, source.name, 0.0, "", one.files, source.url, size, mtime_ns, stale)
+
+    @property
+    def _main(self) -> str:
+        """The format that says what is finished."""
+        return "npz" if "npz" in self.formats else "json"
 
     def _state(self, one: OutputPlan, fingerprint: str) -> str:
-        """ "done", "stale" or "new"."""
+        """ "done", "stale" or "new"; only without a result the fingerprint may be empty."""
         if "npz" in one.files:
             found = fingerprint_found(one.files)
             exists = one.files["npz"].exists()
-            return "done" if found == fingerprint else "stale" if exists else "new"
+            return "stale" if exists and found != fingerprint else "done" if exists else "new"
         timeline = finished_timeline(one, self.overwrite)
         if timeline is None:
             return "new"
@@ -323,6 +338,15 @@ class Planner:
         if not self.look_only:
             complete(one, timeline)
         return "done"
+
+    def _with_probe(self, judgement: Job | Outcome, found: float | AvtoolError) -> Job | Outcome:
+        """The judgement with what probing has found: seconds, or why there are none."""
+        if isinstance(judgement, Outcome):
+            return judgement
+        fingerprint = self._fingerprint(judgement.bytes, judgement.mtime_ns)
+        if isinstance(found, AvtoolError):
+            return failed_outcome(judgement.name, fingerprint, "unreadable", found)
+        return replace(judgement, fingerprint=fingerprint, duration=found)
 
 
 def _size_and_change(source: Source) -> tuple[int, int]:
@@ -363,25 +387,27 @@ class _Probers:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.kill()  # whoever leaves early does not wait for a file that answers slowly
         self._threads.shutdown(cancel_futures=True)
         for child in self._children:
             child.close()
 
-    def probe(self, items: Sequence[Job | Outcome]) -> Iterator[Job | Outcome]:
-        """The items in their order, jobs with their durations."""
-        return self._threads.map(self._one, items)
+    def probe(self, items: Sequence[Job | Outcome]) -> Iterator[tuple[Job | Outcome, float | AvtoolError]]:
+        """The items in their order, jobs with their seconds, or why there are none; an address is not opened."""
+        return zip(items, self._threads.map(self._one, items), strict=True)
 
-    def _one(self, item: Job | Outcome) -> Job | Outcome:
+    def _one(self, item: Job | Outcome) -> float | AvtoolError:
         if isinstance(item, Outcome) or item.url:
-            return item
+            return 0.0
         if not hasattr(self._own, "child"):
             self._own.child = DecodeChild()
             self._children.append(self._own.child)
         try:
             media = self._own.child.probe(item.path, self._limits, self._audio_track)
         except AvtoolError as error:
-            return failed_outcome(item.name, item.fingerprint, "unreadable", error)
-        return replace(item, duration=media.duration)
+            return error
+        return float(media.duration)
 
 
 class _End:
@@ -396,7 +422,7 @@ class PlanFeed:
         size: how many may wait.
     """
 
-    def __init__(self, items: Iterator[Job | Outcome], size: int = 256) -> None:
+    def __init__(self, items: Generator[Job | Outcome], size: int = 256) -> None:
         self._items = items
         self._queue: queue.Queue[Job | Outcome | _End] = queue.Queue(size)
         self._error: BaseException | None = None
@@ -416,14 +442,25 @@ class PlanFeed:
         taken: list[Job | Outcome] = []
         with suppress(queue.Empty):
             while len(taken) < most and not self.ended:
-                item = self._queue.get_nowait()
-                if isinstance(item, _End):
-                    self.ended = True
-                    if self._error is not None:
-                        raise self._error
-                else:
-                    taken.append(item)
+                taken += self._opened(self._queue.get_nowait())
         return taken
+
+    def __iter__(self) -> Iterator[Job | Outcome]:
+        """All items, as they come.
+
+        Raises:
+            AvtoolError: planning has failed.
+        """
+        while not self.ended:
+            yield from self._opened(self._queue.get())
+
+    def _opened(self, item: Job | Outcome | _End) -> list[Job | Outcome]:
+        if not isinstance(item, _End):
+            return [item]
+        self.ended = True
+        if self._error is not None:
+            raise self._error
+        return []
 
     def settle(self, seconds: float) -> None:
         """Waits for the whole plan, so that the longest job is known; no longer than this, or than it may run ahead."""
@@ -441,6 +478,7 @@ class PlanFeed:
         try:
             for item in self._items:
                 if self._given_up:
+                    self._items.close()
                     return
                 self.files += 1
                 if isinstance(item, Job):

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from avtool.timeline import MediaInfo, Notice
 
 
+FILES_AHEAD = 2  # the one in hand and the next are each decoded by a child of its own
+
+
 class AnyWorker(Protocol):
     """What an engine needs of a worker."""
 
@@ -61,10 +64,10 @@ class Worker:
     def hello(self) -> Hello | AvtoolError:
         """Loads everything; an error is one that every worker would meet."""
         try:
+            self._tool.load(ahead=FILES_AHEAD)
             import torch
 
             torch.set_num_threads(self._spec.threads)
-            self._tool.load()
             device = self._tool.device
             identity = self._tool.identity()
         except AvtoolError as error:
