@@ -53,6 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
 RECIPE = Recipe(
     batch=32, optimiser="adamw", rate=2e-3, decay=0.05, schedule="cosine", warm_up=1, clip=1.0, select="last"
 )
+EPOCHS = {"ccln": 5, "loco-segments": 15}  # of ablation: LoCo's pyramid learns more slowly
 UNMATCHED = 0.4  # share of the ablations' clips in which nothing is both heard and seen
 FEW = FewRecipe()
 ROWS: dict[str, tuple[Training, object]] = {  # how it is trained, and what the figures depend on
@@ -132,14 +133,14 @@ def learn(options: argparse.Namespace) -> None:
 
 # ---- kill -9 -----------------------------------------------------------------------------------------------
 
-EPOCHS = 12
+KILLED_EPOCHS = 12
 COMMAND = [
     "train",
     "ccln-ave",
     "--set",
     "data.kind=synthetic",
     "--set",
-    f"training.epochs={EPOCHS}",
+    f"training.epochs={KILLED_EPOCHS}",
     "--set",
     "settings.visual_width=32",
     "--set",
@@ -161,7 +162,7 @@ def kill(options: argparse.Namespace) -> None:
         metrics, draw = folder / "killed" / "ccln-ave.metrics.jsonl", random.Random(0)
         for number in range(options.times):
             child = subprocess.Popen(_train(folder / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while child.poll() is None and _lines(metrics) <= number * EPOCHS // (options.times + 1):
+            while child.poll() is None and _lines(metrics) <= number * KILLED_EPOCHS // (options.times + 1):
                 time.sleep(0.02)
             time.sleep(draw.uniform(0, 0.5))
             child.send_signal(signal.SIGKILL)
@@ -255,12 +256,14 @@ def ablation(options: argparse.Namespace) -> None:
     _, _, _, (visual, audio) = material(options)
     cut = len(visual.x) * 3 // 4
     data = composed(visual, audio, {"train": (np.arange(cut), 2400), "val": (np.arange(cut, len(visual.x)), 800)})
-    recipe, ledger = replace(RECIPE, epochs=options.epochs), Ledger(options.work / "ablation.jsonl", options.new)
+    ledger = Ledger(options.work / "ablation.jsonl", options.new)
     print("segments right in all clips, in clips with an event, in clips without; the event segments' own")
     for name, (kind, settings) in ABLATIONS.items():
-        chosen = SMALL[kind] | settings
+        chosen, recipe = SMALL[kind] | settings, replace(RECIPE, epochs=EPOCHS[kind])
 
-        def run(seed: int, kind: str = kind, chosen: Mapping[str, Any] = chosen) -> list[float]:
+        def run(
+            seed: int, kind: str = kind, chosen: Mapping[str, Any] = chosen, recipe: Recipe = recipe
+        ) -> list[float]:
             torch.manual_seed(seed)
             task = SegmentTask(kind, chosen, data)
             return parts(task, Trainer(task, replace(recipe, seed=seed)).run().network)
@@ -319,7 +322,6 @@ def main() -> None:
     parser.add_argument("what", choices=("learn", "kill", "ablation", "avepm", "speed"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5, help="of ablation")
     parser.add_argument(
         "--new", type=int, default=-1, help="runs of ablation and avepm that are made this time; -1: all"
     )

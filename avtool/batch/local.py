@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from typing import Protocol
 
 import avtool.errors
 from avtool import interrupts
 from avtool.batch.crew import Crew, Death, Handle, Message
 from avtool.batch.jobs import Hello, Job, WorkerSpec
+from avtool.batch.nursery import Nursery
 from avtool.files import clean_stale
 
 WORKER_BYTES = 1 << 30  # memory of one worker and its decoders, generously
@@ -38,11 +42,14 @@ class LocalPool(Crew):
         super().__init__(workers or default_workers())
         self._given = workers
         self._gpus = 0
+        self._nursery: Nursery | None = None
         self._forget = interrupts.on_interrupt(self._kill_all)
 
     def close(self) -> None:
         """Ends all workers."""
         super().close()
+        if self._nursery is not None:
+            self._nursery.close()
         self._forget()
 
     def _count(self, hello: Hello, wanted: int) -> int:
@@ -53,7 +60,12 @@ class LocalPool(Crew):
         return spec.settings.device == "cpu" or not _may_have_gpu()
 
     def _launch(self, spec: WorkerSpec, index: int) -> Handle:
-        return _Process(spec, self._environment(spec, index))
+        if not (sys.platform == "linux" and self._is_counted(spec)):
+            return _Process(spec, lambda pipe: _Own(pipe, self._environment(spec, index)))
+        if self._nursery is None or not self._nursery.alive:
+            self._nursery = Nursery(spec.factory, worker_environment(spec.threads))
+        nursery = self._nursery
+        return _Process(spec, lambda pipe: _Forked(pipe, nursery))
 
     def _environment(self, spec: WorkerSpec, index: int) -> dict[str, str]:
         environment = worker_environment(spec.threads)
@@ -74,35 +86,83 @@ class LocalPool(Crew):
     def _kill_all(self) -> None:
         """On an interrupt: ends the workers and removes what they were writing."""
         folders = {file.parent for m in self._members if m.job is not None for file in m.job.files.values()}
-        for member in self._members:
-            assert isinstance(member.handle, _Process)
-            member.handle.process.kill()
-        for member in self._members:
-            assert isinstance(member.handle, _Process)
-            with suppress(subprocess.TimeoutExpired):
-                member.handle.process.wait(END_SECONDS)
+        processes = [m.handle for m in self._members if isinstance(m.handle, _Process)]
+        for process in processes:
+            process.life.strike()
+        for process in processes:
+            process.wait(END_SECONDS)
         for folder in folders:
             with suppress(OSError):
                 clean_stale(folder)
 
 
-class _Process:
-    """A worker's process and the pipe to it."""
+class _Life(Protocol):
+    """A process that may be ended."""
 
-    def __init__(self, spec: WorkerSpec, environment: dict[str, str]) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs, interrupts.Postponed():  # an interrupt in the middle would not know whom to end
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "avtool.batch.worker", str(theirs.fileno())],
+    def strike(self) -> None:
+        """Ends it without waiting; an interrupt handler may call it."""
+
+    def end(self) -> Death:
+        """Ends it if it has not ended; how it ended."""
+
+
+class _Own:
+    """A process of its own."""
+
+    def __init__(self, pipe: socket.socket, environment: Mapping[str, str]) -> None:
+        with interrupts.Postponed():  # an interrupt in the middle would not know whom to end
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "avtool.batch.worker", str(pipe.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
                 env=environment,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[pipe.fileno()],
                 process_group=0,  # Ctrl-C is the driver's to handle
             )
+
+    def strike(self) -> None:
+        self._process.kill()
+
+    def end(self) -> Death:
+        self._process.kill()
+        return Death(_why(self._process.wait()))
+
+
+class _Forked:
+    """A child of the nursery."""
+
+    def __init__(self, pipe: socket.socket, nursery: Nursery) -> None:
+        self._nursery, self._number = nursery, nursery.fork(pipe)
+        self._death: Death | None = None
+
+    def strike(self) -> None:
+        self._nursery.process.kill()
+
+    def end(self) -> Death:
+        if self._death is None:
+            code = self._nursery.end(self._number)
+            self._death = (
+                Death("the process died that all workers come from", True) if code is None else Death(_why(code))
+            )
+        return self._death
+
+
+class _Process:
+    """A worker's process and the pipe to it.
+
+    Args:
+        spec: what the worker is told first.
+        begin: starts it, given its end of the pipe.
+    """
+
+    def __init__(self, spec: WorkerSpec, begin: Callable[[socket.socket], _Life]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.life = begin(theirs)
         self.pipe: Connection = Connection(ours.detach())
         self._folders: set[Path] = set()
+        self._ready = False
         self._tell(("spec", spec))
 
     def run(self, job: Job) -> None:
@@ -117,8 +177,7 @@ class _Process:
 
     def kill(self) -> None:
         """Ends the process and removes what it was writing; its decoders end with it."""
-        self.process.kill()
-        self.process.wait()
+        self.life.end()
         self.pipe.close()
         for folder in self._folders:
             with suppress(OSError):
@@ -128,8 +187,16 @@ class _Process:
         try:
             message: Message = self.pipe.recv()
         except (EOFError, OSError):
-            return Death(_why(self.process.wait()))
+            death = self.life.end()
+            return replace(death, node_lost=death.node_lost and self._ready)
+        self._ready = True
         return message
+
+    def wait(self, seconds: float) -> None:
+        """Until the worker has closed its end of the pipe, which its death does."""
+        end = select.poll()
+        end.register(self.pipe.fileno(), 0)
+        end.poll(1000 * seconds)
 
     def _tell(self, message: tuple[str, object]) -> None:
         with suppress(OSError):  # it is dead, which the next `hear` says

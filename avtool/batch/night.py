@@ -218,9 +218,7 @@ def _count(feed: PlanFeed, closed: Closed) -> None:
             closed.tally.add(item)
 
 
-def _work(
-    night: Night, feed: PlanFeed, pool: Crew, watcher: Watcher, stop: Callable[[], bool], closed: Closed
-) -> None:
+def _work(night: Night, feed: PlanFeed, pool: Crew, watcher: Watcher, stop: Callable[[], bool], closed: Closed) -> None:
     from avtool.batch.scheduler import Scheduler
 
     journal, tally = Journal(night.out), closed.tally

@@ -6,6 +6,7 @@ import hashlib
 import os
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +31,7 @@ VIDEO_SUFFIXES = (
 )
 PROBERS = 4  # files that are probed at once: what waits for a disk or a network waits beside the others
 CHUNK = 64  # files whose probing is handed out together
+ALONE_SECONDS = 1.0  # one child probes alone at first: a few files are done before a second one has started
 
 
 @dataclass(frozen=True)
@@ -379,8 +381,10 @@ class _Probers:
 
     def __init__(self, count: int, limits: Limits, audio_track: int | None) -> None:
         self._threads = ThreadPoolExecutor(count, "prober")
-        self._own = threading.local()
+        self._free: queue.SimpleQueue[DecodeChild] = queue.SimpleQueue()
         self._children: list[DecodeChild] = []
+        self._lock = threading.Lock()
+        self._begun = 0.0
         self._limits, self._audio_track = limits, audio_track
 
     def __enter__(self) -> _Probers:
@@ -400,14 +404,31 @@ class _Probers:
     def _one(self, item: Job | Outcome) -> float | AvtoolError:
         if isinstance(item, Outcome) or item.url:
             return 0.0
-        if not hasattr(self._own, "child"):
-            self._own.child = DecodeChild()
-            self._children.append(self._own.child)
+        child = self._take()
         try:
-            media = self._own.child.probe(item.path, self._limits, self._audio_track)
+            media = child.probe(item.path, self._limits, self._audio_track)
         except AvtoolError as error:
             return error
+        finally:
+            self._free.put(child)
         return float(media.duration)
+
+    def _take(self) -> DecodeChild:
+        """A child that is free, or another one: as many as there are threads, but only one in the first second."""
+        with suppress(queue.Empty):
+            return self._free.get_nowait()
+        with self._lock:
+            if not self._children:
+                self._begun = time.monotonic()
+                return self._another()
+        with suppress(queue.Empty):
+            return self._free.get(timeout=max(0.0, self._begun + ALONE_SECONDS - time.monotonic()))
+        with self._lock:
+            return self._another()
+
+    def _another(self) -> DecodeChild:
+        self._children.append(DecodeChild())
+        return self._children[-1]
 
 
 class _End:

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol
 
 from avtool.batch.jobs import CANNOT_WRITE, UNREACHABLE, Hello, Job, Outcome, WorkerSpec
 from avtool.batch.staging import Staging, Unreachable
@@ -26,23 +26,32 @@ if TYPE_CHECKING:
     from avtool.timeline import MediaInfo, Notice
 
 
-FILES_AHEAD = 2  # the one in hand and the next are each decoded by a child of its own
-
-
 class AnyWorker(Protocol):
-    """What an engine needs of a worker."""
+    """What an engine needs of a worker.
 
+    Attributes:
+        imports: modules that it will need, and that may be loaded before it is forked.
+    """
+
+    imports: ClassVar[tuple[str, ...]]
+
+    def __init__(self, spec: WorkerSpec) -> None: ...
     def hello(self) -> Hello | AvtoolError: ...
     def ahead(self, job: Job) -> None: ...
     def drop(self, job: Job) -> None: ...
     def run(self, job: Job) -> Outcome: ...
 
 
+def class_of(factory: str) -> type[AnyWorker]:
+    """The class that "module:class" names."""
+    module, _, name = factory.partition(":")
+    found: type[AnyWorker] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def make(spec: WorkerSpec) -> AnyWorker:
     """The worker that a specification names."""
-    module, _, name = spec.factory.partition(":")
-    worker: AnyWorker = getattr(importlib.import_module(module), name)(spec)
-    return worker
+    return class_of(spec.factory)(spec)
 
 
 class Worker:
@@ -51,6 +60,17 @@ class Worker:
     Args:
         spec: what to do.
     """
+
+    imports = (
+        "torch",
+        "avtool.extraction",
+        "avtool.features.encoders.catalog",
+        "avtool.features.extract",
+        "avtool.formats",
+        "avtool.models.zoo",
+        "avtool.pipeline",
+        "safetensors.torch",
+    )
 
     def __init__(self, spec: WorkerSpec) -> None:
         from avtool.extraction import Extractor, Recipe
@@ -64,7 +84,7 @@ class Worker:
     def hello(self) -> Hello | AvtoolError:
         """Loads everything; an error is one that every worker would meet."""
         try:
-            self._tool.load(ahead=FILES_AHEAD)
+            self._tool.load(ahead=1)  # the next file's decoder starts while the first is under way
             import torch
 
             torch.set_num_threads(self._spec.threads)
@@ -222,14 +242,21 @@ def _listen(pipe: Connection, worker: AnyWorker, jobs: queue.SimpleQueue[Job]) -
         os._exit(0)  # the decoders' pipes close with it
 
 
-def main(arguments: list[str]) -> NoReturn:
-    """Entry point of a worker: the descriptor of its pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe = Connection(int(arguments[0]))
+def serve_until_closed(pipe: Connection) -> NoReturn:
+    """`serve`, and the end of the process in any case."""
     try:
         serve(pipe)
     except (EOFError, BrokenPipeError):
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Entry point of a worker: the descriptor of its pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serve_until_closed(Connection(int(arguments[0])))
 
 
 if __name__ == "__main__":

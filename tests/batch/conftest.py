@@ -21,8 +21,11 @@ __all__ = ["fake_model"]  # a fixture
 
 PROGRAM = """
 import sys
-from avtool.batch import jobs
-jobs.WORKER = "tests.batch.workers:" + sys.argv.pop(1)
+from avtool.batch import jobs, local
+worker, _, unforked = sys.argv.pop(1).partition(", ")
+jobs.WORKER = "tests.batch.workers:" + worker
+if unforked:
+    local._may_have_gpu = lambda: True
 from avtool.__main__ import main
 main()
 """
@@ -56,7 +59,10 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start(tmp_path: Path, repo: Path) -> Iterator[Start]:
-    """Starts `avtool batch` with a worker of `tests.batch.workers`, in a session of its own; what is left is ended."""
+    """Starts `avtool batch` with a worker of `tests.batch.workers`, in a session of its own; what is left is ended.
+
+    The worker's name may end in ", unforked": then it is a process of its own, as where there may be GPUs.
+    """
     begun: list[subprocess.Popen[bytes]] = []
 
     def call(worker: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
@@ -98,6 +104,25 @@ def of_session(session: int, words: str = "") -> list[int]:
         except (OSError, IndexError):
             continue
     return found
+
+
+def workers_of(session: int) -> list[int]:
+    """The workers among the processes of a session: forked by the nursery, or each on its own."""
+    nurseries = of_session(session, "avtool.batch.nursery")
+    return [p for p in nurseries if _parent(p) in nurseries] + of_session(session, "avtool.batch.worker")
+
+
+def nursery_of(session: int) -> int:
+    """What the workers were forked from."""
+    nurseries = of_session(session, "avtool.batch.nursery")
+    return next(p for p in nurseries if _parent(p) not in nurseries)
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def wait_until(condition: Callable[[], Any]) -> None:

@@ -17,7 +17,17 @@ from typing import Any
 import pytest
 
 from avtool.timeline import from_json
-from tests.batch.conftest import SECONDS, Start, lines, of_session, results, temporaries, wait_until
+from tests.batch.conftest import (
+    SECONDS,
+    Start,
+    lines,
+    nursery_of,
+    of_session,
+    results,
+    temporaries,
+    wait_until,
+    workers_of,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill -9, /proc")
 Videos = Callable[..., Path]
@@ -76,18 +86,19 @@ def test_drivers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: P
     killed_again_and_again(run, tmp_path, log, 3)
 
 
-def test_workers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+@pytest.mark.parametrize("worker", ["Stub", "Stub, unforked"])
+def test_workers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: Path, worker: str) -> None:
     """One death of a file's worker is forgiven, so each worker that is killed costs a retry and nothing else."""
     folder = videos(*NAMES)
-    process = start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
+    process = start(worker, folder, "-o", "out", "--workers", "2", "--model", log)
     generator, killed = random.Random(3), set[str]()
     while process.poll() is None and len(killed) < 3:
-        wait_until(lambda: process.poll() is not None or of_session(process.pid, "avtool.batch.worker"))
+        wait_until(lambda: process.poll() is not None or workers_of(process.pid))
         time.sleep(generator.uniform(0, 0.1))
         begun = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         busy = [(name, int(pid)) for what, name, pid in begun if what == "begin" and name not in killed]
         for name, pid in busy[-1:]:
-            if pid in of_session(process.pid, "avtool.batch.worker"):
+            if pid in workers_of(process.pid):
                 os.kill(pid, signal.SIGKILL)
                 killed.add(name)
     assert ended(process) == 0
@@ -97,17 +108,36 @@ def test_workers_are_killed(videos: Videos, start: Start, tmp_path: Path, log: P
     assert temporaries(tmp_path / "out") == []
 
 
-def test_workers_end_with_their_driver(videos: Videos, start: Start, log: Path) -> None:
-    process = start("Stub", videos("hang-1.mp4", "hang-2.mp4"), "-o", "out", "--workers", "2", "--model", log)
+def test_the_origin_of_the_workers_is_killed(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
+    """Its workers die with it, which is no fault of the files in hand: they are not counted as tried."""
+    names = [f"slow-0.3-{i}.mp4" for i in range(8)]
+    process = start("Stub", videos(*names), "-o", "out", "--workers", "2", "--model", log)
+    for count in (1, 2, 3):
+        wait_until(lambda count=count: len(lines(log, "done")) >= count)
+        os.kill(nursery_of(process.pid), signal.SIGKILL)
+        begun = len(lines(log, "begin"))
+        wait_until(lambda begun=begun: len(lines(log, "begin")) > begun)
+    assert ended(process) == 0
+    journal = [
+        json.loads(t) for p in (tmp_path / "out" / ".avtool").glob("journal-*") for t in p.read_text().split("\n") if t
+    ]
+    assert sorted(entry["name"] for entry in journal) == names
+    assert {entry["attempt"] for entry in journal} == {1}
+    assert temporaries(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("worker", ["Stub", "Stub, unforked"])
+def test_workers_end_with_their_driver(videos: Videos, start: Start, log: Path, worker: str) -> None:
+    process = start(worker, videos("hang-1.mp4", "hang-2.mp4"), "-o", "out", "--workers", "2", "--model", log)
     wait_until(lambda: len(lines(log, "begin")) == 2)
-    assert len(of_session(process.pid, "avtool.batch.worker")) == 2
+    assert len(workers_of(process.pid)) == 2
     process.kill()
     ended(process)
 
 
 def test_decoders_end_with_the_driver(videos: Videos, start: Start, tmp_path: Path) -> None:
     process = start("Fake", videos("hang-1.mp4", "b.mp4", "c.mp4"), "-o", "out", "--workers", "1")
-    wait_until(lambda: of_session(process.pid, "avtool.batch.worker") and of_session(process.pid, "avtool.media.child"))
+    wait_until(lambda: workers_of(process.pid) and of_session(process.pid, "avtool.media.child"))
     process.kill()
     ended(process)
 

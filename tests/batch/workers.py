@@ -48,6 +48,8 @@ class Stub:
     What the setting `model` names is a file that gets a line for every job that is begun, and when it is done.
     """
 
+    imports = ()
+
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
 
