@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from avtool.batch.jobs import Ended, Hello, Job, Outcome, Result, WorkerDied, WorkerSpec
-from avtool.errors import AvtoolError, DeviceError
+from avtool.errors import AvtoolError, DeviceError, Interrupted
 
 STILLBORN = 3  # workers in a row that ended before they were ready: the next ones will as well
-WAIT_SECONDS = 0.5
+START_SECONDS = 0.1  # between two looks whether the run is to end before it has begun
 
 
 class Handle(Protocol):
@@ -81,21 +81,25 @@ class Crew(ABC):
 
     # ---------------------------------------------------------------- the protocol of a pool
 
-    def start(self, spec: WorkerSpec, files: int = 1) -> Hello:
+    def start(self, spec: WorkerSpec, files: int = 1, stop: Callable[[], bool] = lambda: False) -> Hello:
         """Starts workers and waits for the first; where their number is not known yet, one, the others on demand.
 
         Args:
             spec: what they do.
             files: that there may be work for.
+            stop: True when nothing shall be begun any more.
 
         Raises:
             AvtoolError: none can start, with the reason that one gave.
+            Interrupted: `stop` said so.
         """
         self._spec = spec
         for index in range(min(self.workers, max(1, files)) if self._is_counted(spec) else 1):
             self._members.append(Member(index, self._launch(spec, index)))
         while self.hello is None:
-            self._hear(WAIT_SECONDS)
+            if stop():
+                raise Interrupted("nothing was begun")
+            self._hear(START_SECONDS)
         self.workers = self._count(self.hello, self.workers)
         return self.hello
 

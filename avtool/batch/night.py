@@ -151,6 +151,7 @@ def run(night: Night, settings: Settings, watcher: Watcher, stop: Callable[[], b
     Raises:
         UsageError, InputError: the inputs are not as they should be; nothing was done.
         WeightsError, DeviceError: the workers cannot start.
+        Interrupted: `stop` said so before a file was begun.
         OutputError: results cannot be written; what is finished is kept, and the next run goes on from there.
     """
     begun = time.monotonic()
@@ -178,7 +179,7 @@ def run(night: Night, settings: Settings, watcher: Watcher, stop: Callable[[], b
         pool, spec = _pool(night, settings)
         feed = PlanFeed(planner.items())  # finds and probes while the workers start
         try:
-            hello = pool.start(spec, files)
+            hello = pool.start(spec, files, stop)
             identity.set_result(hello.identity)
             watcher.started(hello, pool.workers, files)
             if night.dry_run:

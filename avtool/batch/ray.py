@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,12 +33,8 @@ class RayPool(Crew):
         self._ours = False  # the cluster
         self._gpu_each = 0
 
-    def start(self, spec: WorkerSpec, files: int = 1) -> Hello:
-        """Connects, starts the actors and waits for the first.
-
-        Raises:
-            AvtoolError: none can start, with the reason that the worker gave.
-        """
+    def start(self, spec: WorkerSpec, files: int = 1, stop: Callable[[], bool] = lambda: False) -> Hello:
+        """Connects, then as `Crew.start`."""
         self._connect()
         import ray
 
@@ -46,7 +42,7 @@ class RayPool(Crew):
         gpus = int(resources.get("GPU", 0)) if spec.settings.device in ("auto", "cuda") else 0
         self._gpu_each = 1 if gpus else 0
         self.workers = self._given or gpus or max(1, int(resources.get("CPU", 1)) // spec.threads)
-        return super().start(spec, files)
+        return super().start(spec, files, stop)
 
     def close(self) -> None:
         """Ends the actors, and the cluster if it was started here."""

@@ -159,6 +159,14 @@ def test_one_ctrl_c_finishes_what_is_in_hand(videos: Videos, start: Start, tmp_p
     assert temporaries(tmp_path / "out") == []
 
 
+def test_one_ctrl_c_before_anything_is_begun(videos: Videos, start: Start, tmp_path: Path) -> None:
+    process = start("Late", videos("a.mp4"), "-o", "out")
+    wait_until(lambda: workers_of(process.pid))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130  # its worker would be ready after a minute
+    assert ended(process) == 130 and not results(tmp_path / "out")
+
+
 def test_two_ctrl_c_stop_at_once(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
     process = start("Stub", videos("hang-1.mp4", "hang-2.mp4"), "-o", "out", "--workers", "2", "--model", log)
     wait_until(lambda: len(lines(log, "begin")) == 2)
@@ -210,29 +218,32 @@ def test_a_full_disk(videos: Videos, start: Start, tmp_path: Path, log: Path) ->
 
 def test_a_folder_that_becomes_read_only(videos: Videos, start: Start, tmp_path: Path, log: Path) -> None:
     """Read-only for everything opened from then on; a file system with open files cannot be remounted as a whole."""
-    out = tmp_path / "out"
+    out, sealed = tmp_path / "out", tmp_path / "sealed"
     out.mkdir()
-    if subprocess.run(["mount", "--bind", str(out), str(out)], capture_output=True).returncode:
+    sealed.mkdir()
+    if subprocess.run(["mount", "--bind", str(out), str(sealed)], capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
-    subprocess.run(["umount", str(out)], check=True)
-    names = [f"0-{i}.mp4" for i in range(4)] + [f"slow-1.0-{i}.mp4" for i in range(6)]
-    folder = videos(*names)
-
-    def run() -> subprocess.Popen[bytes]:
-        return start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
-
-    process = run()
-    wait_until(lambda: len(lines(log, "done")) >= 3)  # three seconds of work are left
-    subprocess.run(["mount", "--bind", str(out), str(out)], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,ro,bind", str(out)], check=True)
-        assert ended(process) == 6
-        assert process.stderr is not None
-        assert "read-only" in process.stderr.read().decode()
-        for path in (out / ".avtool").glob("journal-*"):
-            assert all(json.loads(line)["name"] for line in path.read_text().splitlines())
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(sealed)], check=True)
+        names = [f"0-{i}.mp4" for i in range(4)] + [f"slow-1.0-{i}.mp4" for i in range(6)]
+        folder = videos(*names)
+
+        def run() -> subprocess.Popen[bytes]:
+            return start("Stub", folder, "-o", "out", "--workers", "2", "--model", log)
+
+        process = run()
+        wait_until(lambda: len(lines(log, "done")) >= 3)  # three seconds of work are left
+        subprocess.run(["mount", "--bind", str(sealed), str(out)], check=True)
+        try:
+            assert ended(process) == 6
+            assert process.stderr is not None
+            assert "read-only" in process.stderr.read().decode()
+            for path in (out / ".avtool").glob("journal-*"):
+                assert all(json.loads(line)["name"] for line in path.read_text().splitlines())
+        finally:
+            subprocess.run(["umount", "-l", str(out)], check=True)
     finally:
-        subprocess.run(["umount", "-l", str(out)], check=True)
+        subprocess.run(["umount", "-l", str(sealed)], check=True)
     assert ended(run()) == 0
     assert set(lines(log, "done")) == set(names) and temporaries(out) == []
 

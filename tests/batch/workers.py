@@ -81,6 +81,14 @@ class Stub:
             os.close(descriptor)
 
 
+class Late(Stub):
+    """Takes a minute to start."""
+
+    def hello(self) -> Hello:
+        time.sleep(60)
+        return super().hello()
+
+
 def timeline(job: Job) -> Any:
     """What `Stub` writes."""
     from dataclasses import replace
