@@ -36,9 +36,9 @@ class LoCoRecipe:
     batch: int = 48
     rate: float = 1e-3
     decay: float = 0.05
-    noise: float = 0.3
-    mixed: float = 0.0
-    classmates: int = 0
+    noise: float = 1.0
+    mixed: float = 0.5
+    classmates: int = 2
     ema: float = 0.995
 
 
