@@ -109,16 +109,17 @@ class Extractor:
         self.settings, self.recipe = settings, recipe
         self._decoders = Decoders()
 
-    def load(self, ahead: int = 0) -> None:
+    def load(self, decoder: bool = True) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
 
         Args:
-            ahead: every file will be begun by `look_ahead`, so many at once.
+            decoder: False where files will be begun by `look_ahead`; then nothing but this process is touched.
 
         Raises:
             UsageError, WeightsError, DeviceError: there is no such encoder, model or device, or no weights.
         """
-        self._decoders.start(ahead)
+        if decoder:
+            self._decoder()
         _ = self.grid, self.visual, self.audio
 
     @cached_property
@@ -221,6 +222,10 @@ class Extractor:
             features = replace(features, notices=(Notice("start_after_end", text),), lost_seconds=0.0)
         refuse_partial(features, self.settings.allow_partial, path)
         return replace(features, sampling={**features.sampling, **self._sampling()})
+
+    def prepare(self) -> None:
+        """Starts a decoder for the first `look_ahead`; does not wait for it."""
+        self._decoders.prepare()
 
     def look_ahead(self, path: str | os.PathLike[str]) -> None:
         """Begins to probe and decode a video in the background; `features` of this path then takes what is there.

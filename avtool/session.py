@@ -45,18 +45,19 @@ class Session:
         self.settings = settings
         self._decoders = Decoders()
 
-    def load(self, media: bool = True, ahead: int = 0) -> None:
+    def load(self, media: bool = True, decoder: bool = True) -> None:
         """Loads everything now: the decoder's process first, so that it starts while torch loads.
 
         Args:
             media: False where all inputs are feature files, which need no decoder and no encoders.
-            ahead: every file will be begun by `look_ahead`, so many at once.
+            decoder: False where files will be begun by `look_ahead`; then nothing but this process is touched.
 
         Raises:
             UsageError, WeightsError, DeviceError: as `pipeline.localize`.
         """
         if media:
-            self._decoders.start(ahead)
+            if decoder:
+                self._decoder()
             _ = self.localizer, self.visual, self.audio
         _ = self.localizer
 
@@ -176,6 +177,10 @@ class Session:
         settings = self.settings
         decode = self._decoder().decode
         return preview(media, decode, on_progress, audio_track=settings.audio_track, limits=limits(settings))
+
+    def prepare(self) -> None:
+        """Starts a decoder for the first `look_ahead`; does not wait for it."""
+        self._decoders.prepare()
 
     def look_ahead(self, path: str | os.PathLike[str]) -> None:
         """Begins to probe and decode a video in the background; `features` with `pair` then takes what is there.

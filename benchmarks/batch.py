@@ -39,14 +39,14 @@ main()
 class Nothing:
     """A worker that does nothing at all, in no time."""
 
-    imports = ()
-
     def __init__(self, spec: Any) -> None: ...
 
     def hello(self) -> Any:
         from avtool.batch.jobs import Hello
 
         return Hello({"nothing": 1})
+
+    def begin(self) -> None: ...
 
     def ahead(self, job: Any) -> None: ...
 

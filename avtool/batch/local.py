@@ -47,9 +47,9 @@ class LocalPool(Crew):
 
     def close(self) -> None:
         """Ends all workers."""
-        super().close()
         if self._nursery is not None:
-            self._nursery.close()
+            self._nursery.close()  # at once, even while it loads
+        super().close()
         self._forget()
 
     def _count(self, hello: Hello, wanted: int) -> int:
@@ -61,11 +61,15 @@ class LocalPool(Crew):
 
     def _launch(self, spec: WorkerSpec, index: int) -> Handle:
         if not (sys.platform == "linux" and self._is_counted(spec)):
-            return _Process(spec, lambda pipe: _Own(pipe, self._environment(spec, index)))
+            process = _Process(lambda pipe: _Own(pipe, self._environment(spec, index)))
+            process.tell(spec)
+            return process
         if self._nursery is None or not self._nursery.alive:
-            self._nursery = Nursery(spec.factory, worker_environment(spec.threads))
+            if self._nursery is not None:
+                self._nursery.close()
+            self._nursery = Nursery(spec, worker_environment(spec.threads))
         nursery = self._nursery
-        return _Process(spec, lambda pipe: _Forked(pipe, nursery))
+        return _Process(lambda pipe: _Forked(pipe, nursery))
 
     def _environment(self, spec: WorkerSpec, index: int) -> dict[str, str]:
         environment = worker_environment(spec.threads)
@@ -152,32 +156,31 @@ class _Process:
     """A worker's process and the pipe to it.
 
     Args:
-        spec: what the worker is told first.
         begin: starts it, given its end of the pipe.
     """
 
-    def __init__(self, spec: WorkerSpec, begin: Callable[[socket.socket], _Life]) -> None:
+    def __init__(self, begin: Callable[[socket.socket], _Life]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.life = begin(theirs)
         self.pipe: Connection = Connection(ours.detach())
         self._folders: set[Path] = set()
         self._ready = False
-        self._tell(("spec", spec))
 
     def run(self, job: Job) -> None:
         self._folders = {file.parent for file in job.files.values()}
-        self._tell(("run", job))
+        self.tell(("run", job))
 
     def ahead(self, job: Job) -> None:
-        self._tell(("ahead", job))
+        self.tell(("ahead", job))
 
     def drop(self, job: Job) -> None:
-        self._tell(("drop", job))
+        self.tell(("drop", job))
 
     def kill(self) -> None:
         """Ends the process and removes what it was writing; its decoders end with it."""
         self.life.end()
+        self.wait(END_SECONDS)
         self.pipe.close()
         for folder in self._folders:
             with suppress(OSError):
@@ -198,7 +201,8 @@ class _Process:
         end.register(self.pipe.fileno(), 0)
         end.poll(1000 * seconds)
 
-    def _tell(self, message: tuple[str, object]) -> None:
+    def tell(self, message: object) -> None:
+        """Sends a message."""
         with suppress(OSError):  # it is dead, which the next `hear` says
             self.pipe.send(message)
 

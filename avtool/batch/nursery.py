@@ -1,15 +1,15 @@
-"""Forks workers from one process that has loaded torch and the rest: they start at once and share its memory.
+"""Forks workers from one that has loaded torch and the networks: they are ready at once and share its memory.
 
-On Linux and without GPUs, whose drivers do not survive a fork. The nursery runs no network and starts no thread of its
-own before it forks. Its death is its workers' death, whatever they are doing.
+On Linux and without GPUs, whose drivers do not survive a fork; nor do threads, so the nursery starts none. Its death is
+its workers' death, whatever they are doing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
 import os
+import pickle
 import signal
 import socket
 import struct
@@ -21,8 +21,10 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from avtool import interrupts
-from avtool.batch.worker import class_of, serve_until_closed
+from avtool.batch.jobs import WorkerSpec
+from avtool.batch.worker import AnyWorker, make, serve
 
+SPEC_BYTES = 100_000  # at most; the settings of one run
 NUMBER = struct.Struct("<i")  # request: end this worker; answer: its exit code, negative for a signal
 ANSWER_SECONDS = 20.0  # it may be importing still
 PATIENCE_SECONDS = 2  # for workers to tidy up after the driver's death
@@ -33,17 +35,18 @@ class Nursery:
     """The driver's end.
 
     Args:
-        factory: "module:class" of the workers, see `WorkerSpec`.
+        spec: of the workers.
         environment: of all of them.
     """
 
-    def __init__(self, factory: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: WorkerSpec, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(ANSWER_SECONDS)
         self._count = 0
+        self._socket.send(pickle.dumps(spec))
         with theirs, interrupts.Postponed():  # an interrupt in the middle would not know whom to end
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "avtool.batch.nursery", str(theirs.fileno()), factory],
+                [sys.executable, "-P", "-m", "avtool.batch.nursery", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
@@ -81,8 +84,11 @@ class Nursery:
         self._socket.close()
 
 
-def run(control: socket.socket) -> NoReturn:
+def run(control: socket.socket, worker: AnyWorker) -> NoReturn:
     """Starts and ends workers as the driver says, until its end of the socket is closed."""
+    hello = worker.hello()
+    gc.freeze()  # what is here already is never garbage, and stays shared
+    gc.enable()
     workers: list[int] = []
     own = os.getpid()
     while True:
@@ -94,12 +100,12 @@ def run(control: socket.socket) -> NoReturn:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() != own:
                     os._exit(1)
-                serve_until_closed(Connection(pipes[0]))
+                serve(Connection(pipes[0]), worker, hello)
             os.close(pipes[0])
         elif message:
-            worker = workers[NUMBER.unpack(message)[0]]
-            os.kill(worker, signal.SIGKILL)  # not waited for yet, so the number is still its own
-            control.send(NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])))
+            pid = workers[NUMBER.unpack(message)[0]]
+            os.kill(pid, signal.SIGKILL)  # not waited for yet, so the number is still its own
+            control.send(NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
         else:
             _leave()
 
@@ -114,14 +120,11 @@ def _leave() -> NoReturn:
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Entry point: descriptor of the socket, factory of the workers."""
+    """Entry point: the descriptor of the socket, which says what kind of workers first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.disable()
-    for name in class_of(arguments[1]).imports:
-        importlib.import_module(name)
-    gc.freeze()  # what is here already is never garbage, and stays shared
-    gc.enable()
-    run(socket.socket(fileno=int(arguments[0])))
+    control = socket.socket(fileno=int(arguments[0]))
+    run(control, make(pickle.loads(control.recv(SPEC_BYTES))))
 
 
 if __name__ == "__main__":

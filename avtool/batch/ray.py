@@ -154,6 +154,7 @@ class _Remote:
         self._worker = make(spec)
 
     def hello(self) -> tuple[str, Hello | AvtoolError]:
+        self._worker.begin()
         return self._node, self._worker.hello()
 
     def run(self, job: Job) -> tuple[str, Outcome]:

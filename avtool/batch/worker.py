@@ -13,7 +13,7 @@ import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from avtool.batch.jobs import CANNOT_WRITE, UNREACHABLE, Hello, Job, Outcome, WorkerSpec
 from avtool.batch.staging import Staging, Unreachable
@@ -29,29 +29,21 @@ if TYPE_CHECKING:
 class AnyWorker(Protocol):
     """What an engine needs of a worker.
 
-    Attributes:
-        imports: modules that it will need, and that may be loaded before it is forked.
+    `hello` may come before a fork, so it starts neither threads nor processes; `begin` comes in the process that works.
     """
 
-    imports: ClassVar[tuple[str, ...]]
-
-    def __init__(self, spec: WorkerSpec) -> None: ...
     def hello(self) -> Hello | AvtoolError: ...
+    def begin(self) -> None: ...
     def ahead(self, job: Job) -> None: ...
     def drop(self, job: Job) -> None: ...
     def run(self, job: Job) -> Outcome: ...
 
 
-def class_of(factory: str) -> type[AnyWorker]:
-    """The class that "module:class" names."""
-    module, _, name = factory.partition(":")
-    found: type[AnyWorker] = getattr(importlib.import_module(module), name)
-    return found
-
-
 def make(spec: WorkerSpec) -> AnyWorker:
     """The worker that a specification names."""
-    return class_of(spec.factory)(spec)
+    module, _, name = spec.factory.partition(":")
+    worker: AnyWorker = getattr(importlib.import_module(module), name)(spec)
+    return worker
 
 
 class Worker:
@@ -60,17 +52,6 @@ class Worker:
     Args:
         spec: what to do.
     """
-
-    imports = (
-        "torch",
-        "avtool.extraction",
-        "avtool.features.encoders.catalog",
-        "avtool.features.extract",
-        "avtool.formats",
-        "avtool.models.zoo",
-        "avtool.pipeline",
-        "safetensors.torch",
-    )
 
     def __init__(self, spec: WorkerSpec) -> None:
         from avtool.extraction import Extractor, Recipe
@@ -83,17 +64,25 @@ class Worker:
 
     def hello(self) -> Hello | AvtoolError:
         """Loads everything; an error is one that every worker would meet."""
-        try:
-            self._tool.load(ahead=1)  # the next file's decoder starts while the first is under way
-            import torch
+        import torch
 
-            torch.set_num_threads(self._spec.threads)
+        import avtool.features.extract
+        import avtool.formats
+        import avtool.pipeline  # noqa: F401  ready before the first job
+
+        torch.set_num_threads(1)  # a fork has no use for threads that wait
+        try:
+            self._tool.load(decoder=False)
             device = self._tool.device
             identity = self._tool.identity()
         except AvtoolError as error:
             return error
         gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
         return Hello(identity, str(device), self._tool.title, gpus)
+
+    def begin(self) -> None:
+        """Starts the first file's decoder; the next one's starts while that file is under way."""
+        self._tool.prepare()
 
     def ahead(self, job: Job) -> None:
         """Begins to fetch and decode a file; returns at once."""
@@ -111,6 +100,9 @@ class Worker:
 
     def run(self, job: Job) -> Outcome:
         """Does one file and writes its results, the one that says it is finished last."""
+        import torch
+
+        torch.set_num_threads(self._spec.threads)
         began = time.monotonic()
         try:
             with self._staging.file_of(job) as path:
@@ -215,13 +207,27 @@ def _bug(job: Job, error: Exception) -> AvtoolError:
 # ---------------------------------------------------------------- as a process of its own
 
 
-def serve(pipe: Connection) -> NoReturn:
-    """Does what the driver says until the driver's end of the pipe is closed, which ends the process at once."""
-    _, spec = pipe.recv()
-    worker = make(spec)
+def serve(pipe: Connection, worker: AnyWorker, hello: Hello | AvtoolError | None = None) -> NoReturn:
+    """Does what the driver says until the driver's end of the pipe is closed, which ends the process at once.
+
+    Args:
+        pipe: to the driver.
+        worker: does it.
+        hello: what it said when it was loaded; None: it is loaded here.
+    """
+    try:
+        worker.begin()
+        pipe.send(hello or worker.hello())
+        _work(pipe, worker)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _work(pipe: Connection, worker: AnyWorker) -> NoReturn:
     jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    hello = worker.hello()
-    pipe.send(hello)
     threading.Thread(target=_listen, args=(pipe, worker, jobs), daemon=True).start()
     while True:
         pipe.send(worker.run(jobs.get()))
@@ -242,21 +248,15 @@ def _listen(pipe: Connection, worker: AnyWorker, jobs: queue.SimpleQueue[Job]) -
         os._exit(0)  # the decoders' pipes close with it
 
 
-def serve_until_closed(pipe: Connection) -> NoReturn:
-    """`serve`, and the end of the process in any case."""
-    try:
-        serve(pipe)
-    except (EOFError, BrokenPipeError):
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-
 def main(arguments: list[str]) -> NoReturn:
-    """Entry point of a worker: the descriptor of its pipe."""
+    """Entry point of a worker: the descriptor of its pipe, which says what kind of worker first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve_until_closed(Connection(int(arguments[0])))
+    pipe = Connection(int(arguments[0]))
+    try:
+        spec = pipe.recv()
+    except EOFError:
+        os._exit(0)
+    serve(pipe, make(spec))
 
 
 if __name__ == "__main__":

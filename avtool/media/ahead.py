@@ -156,13 +156,10 @@ class Decoders:
             self._child.start()
         return self._child
 
-    def start(self, ahead: int = 0) -> None:
-        """Starts the child at hand, or those for so many files that will be begun ahead; does not wait for them."""
-        if not ahead:
-            self.at_hand()
-        while len(self._spare) < ahead:
-            self._spare.append(DecodeChild())
-            self._spare[-1].start()
+    def prepare(self) -> None:
+        """Starts a child for the next file that is begun ahead; does not wait for it."""
+        self._spare.append(DecodeChild())
+        self._spare[-1].start()
 
     def begin(
         self,

@@ -112,10 +112,10 @@ def workers_of(session: int) -> list[int]:
     return [p for p in nurseries if _parent(p) in nurseries] + of_session(session, "avtool.batch.worker")
 
 
-def nursery_of(session: int) -> int:
-    """What the workers were forked from."""
+def nurseries_of(session: int) -> list[int]:
+    """What the workers are forked from."""
     nurseries = of_session(session, "avtool.batch.nursery")
-    return next(p for p in nurseries if _parent(p) not in nurseries)
+    return [p for p in nurseries if _parent(p) == session]
 
 
 def _parent(pid: int) -> int | None:

@@ -21,7 +21,7 @@ from tests.batch.conftest import (
     SECONDS,
     Start,
     lines,
-    nursery_of,
+    nurseries_of,
     of_session,
     results,
     temporaries,
@@ -114,7 +114,8 @@ def test_the_origin_of_the_workers_is_killed(videos: Videos, start: Start, tmp_p
     process = start("Stub", videos(*names), "-o", "out", "--workers", "2", "--model", log)
     for count in (1, 2, 3):
         wait_until(lambda count=count: len(lines(log, "done")) >= count)
-        os.kill(nursery_of(process.pid), signal.SIGKILL)
+        wait_until(lambda: nurseries_of(process.pid))
+        os.kill(nurseries_of(process.pid)[0], signal.SIGKILL)
         begun = len(lines(log, "begin"))
         wait_until(lambda begun=begun: len(lines(log, "begin")) > begun)
     assert ended(process) == 0
@@ -161,7 +162,7 @@ def test_one_ctrl_c_finishes_what_is_in_hand(videos: Videos, start: Start, tmp_p
 
 def test_one_ctrl_c_before_anything_is_begun(videos: Videos, start: Start, tmp_path: Path) -> None:
     process = start("Late", videos("a.mp4"), "-o", "out")
-    wait_until(lambda: workers_of(process.pid))
+    wait_until(lambda: nurseries_of(process.pid))
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130  # its worker would be ready after a minute
     assert ended(process) == 130 and not results(tmp_path / "out")

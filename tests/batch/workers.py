@@ -48,13 +48,13 @@ class Stub:
     What the setting `model` names is a file that gets a line for every job that is begun, and when it is done.
     """
 
-    imports = ()
-
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
 
     def hello(self) -> Hello:
         return Hello({"stub": self._spec.settings.min_score, "task": self._spec.task}, "cpu", "stub")
+
+    def begin(self) -> None: ...
 
     def ahead(self, job: Job) -> None:
         self._log("ahead", job)
