@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ import avtool.errors
 from avtool import interrupts
 from avtool.batch.crew import Crew, Death, Handle, Message
 from avtool.batch.jobs import Hello, Job, WorkerSpec
-from avtool.batch.nursery import Nursery
+from avtool.batch.nursery import Nursery, begin
 from avtool.files import clean_stale
 
 WORKER_BYTES = 1 << 30  # memory of one worker and its decoders, generously
@@ -115,15 +114,7 @@ class _Own:
 
     def __init__(self, pipe: socket.socket, environment: Mapping[str, str]) -> None:
         with interrupts.Postponed():  # an interrupt in the middle would not know whom to end
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "avtool.batch.worker", str(pipe.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
-                env=environment,
-                pass_fds=[pipe.fileno()],
-                process_group=0,  # Ctrl-C is the driver's to handle
-            )
+            self._process = begin("avtool.batch.worker", pipe, environment)
 
     def strike(self) -> None:
         self._process.kill()

@@ -31,6 +31,20 @@ PATIENCE_SECONDS = 2  # for workers to tidy up after the driver's death
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
+def begin(module: str, pipe: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a module as a process that has this end of a pipe."""
+    return subprocess.Popen(
+        # -P: the working folder may hold a file called numpy.py
+        [sys.executable, "-P", "-m", module, str(pipe.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
+        env=environment,
+        pass_fds=[pipe.fileno()],
+        process_group=0,  # Ctrl-C is the driver's to handle
+    )
+
+
 class Nursery:
     """The driver's end.
 
@@ -45,15 +59,7 @@ class Nursery:
         self._count = 0
         self._socket.send(pickle.dumps(spec))
         with theirs, interrupts.Postponed():  # an interrupt in the middle would not know whom to end
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "avtool.batch.nursery", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if os.environ.get("AVTOOL_DEBUG") else subprocess.DEVNULL,
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C is the driver's to handle
-            )
+            self.process = begin("avtool.batch.nursery", theirs, environment)
 
     @property
     def alive(self) -> bool:
