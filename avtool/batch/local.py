@@ -46,9 +46,11 @@ class LocalPool(Crew):
 
     def close(self) -> None:
         """Ends all workers."""
-        if self._nursery is not None:
-            self._nursery.close()  # at once, even while it loads
+        if self._nursery is not None and not all(m.ready for m in self._members):
+            self._nursery.close()  # at once: while it loads, it ends no worker
         super().close()
+        if self._nursery is not None:
+            self._nursery.close()
         self._forget()
 
     def _count(self, hello: Hello, wanted: int) -> int:
