@@ -33,6 +33,13 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "files in hand blamed for the death of the process that workers are forked from",
+        "avtool/batch/local.py",
+        '"the process died that all workers come from", True)',
+        '"the process died that all workers come from", False)',
+        ("tests/batch/test_kill.py::test_the_origin_of_the_workers_is_killed",),
+    ),
+    Mutant(
         "times shifted by a segment",
         "avtool/timegrid.py",
         "return row * self.stride + self.segment / 2",
