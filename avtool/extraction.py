@@ -223,9 +223,9 @@ class Extractor:
         refuse_partial(features, self.settings.allow_partial, path)
         return replace(features, sampling={**features.sampling, **self._sampling()})
 
-    def prepare(self) -> None:
-        """Starts a decoder for the first `look_ahead`; does not wait for it."""
-        self._decoders.prepare()
+    def prepare(self, processors: int) -> None:
+        """Starts a decoder for the first `look_ahead`, of as many as so many processors need; does not wait."""
+        self._decoders.prepare(processors)
 
     def look_ahead(self, path: str | os.PathLike[str]) -> None:
         """Begins to probe and decode a video in the background; `features` of this path then takes what is there.

@@ -178,9 +178,9 @@ class Session:
         decode = self._decoder().decode
         return preview(media, decode, on_progress, audio_track=settings.audio_track, limits=limits(settings))
 
-    def prepare(self) -> None:
-        """Starts a decoder for the first `look_ahead`; does not wait for it."""
-        self._decoders.prepare()
+    def prepare(self, processors: int) -> None:
+        """Starts a decoder for the first `look_ahead`, of as many as so many processors need; does not wait."""
+        self._decoders.prepare(processors)
 
     def look_ahead(self, path: str | os.PathLike[str]) -> None:
         """Begins to probe and decode a video in the background; `features` with `pair` then takes what is there.

@@ -81,8 +81,8 @@ class Worker:
         return Hello(identity, str(device), self._tool.title, gpus)
 
     def begin(self) -> None:
-        """Starts the first file's decoder; the next one's starts while that file is under way."""
-        self._tool.prepare()
+        """Starts the first file's decoder. The next file's is the same one where there is one processor."""
+        self._tool.prepare(self._spec.threads)
 
     def ahead(self, job: Job) -> None:
         """Begins to fetch and decode a file; returns at once."""

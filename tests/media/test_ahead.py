@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from avtool.errors import InputError
-from avtool.media.ahead import Ahead
+from avtool.media.ahead import Ahead, Decoders
 from avtool.media.child import DecodeChild
 from avtool.media.decoding import decode
 from avtool.media.request import DecodeReport, DecodeRequest, Limits, Picture, PictureSpec
@@ -38,7 +40,13 @@ def ahead(child: DecodeChild, path: Path, **options: int) -> Ahead:
     def request(media: MediaInfo) -> DecodeRequest:
         return REQUEST
 
-    return Ahead(child, path, Limits(), None, request, **options)
+    one = Ahead(path, Limits(), None, request, **options)
+    one.start(child)
+    return one
+
+
+def is_alive(one: Ahead) -> bool:
+    return one._thread is not None and one._thread.is_alive()
 
 
 @pytest.mark.parametrize("queue_bytes", [1, 1 << 20])
@@ -61,7 +69,7 @@ def test_it_runs_ahead_so_far_and_no_further(child: DecodeChild, clip: Path) -> 
     time.sleep(0.2)
     assert 0 < one._bytes <= limit or len(one._items) == 1
     one.give_up()
-    assert one._items == one._items.__class__() and not one._thread.is_alive()
+    assert one._items == one._items.__class__() and not is_alive(one)
     assert list(ahead(child, clip).items())  # the child serves the next file
 
 
@@ -76,5 +84,42 @@ def test_leaving_early_gives_up(child: DecodeChild, clip: Path) -> None:
     one = ahead(child, clip, queue_bytes=1)
     next(items := one.items())
     items.close()  # type: ignore[attr-defined]
-    assert not one._thread.is_alive()
+    assert not is_alive(one)
     assert list(ahead(child, clip).items())
+
+
+def test_one_decoder_does_one_file_after_another(clip: Path, tmp_path: Path) -> None:
+    names = [tmp_path / f"{k}.mp4" for k in range(4)]
+    for name in names:
+        shutil.copy(clip, name)
+    decoders = Decoders()
+    decoders.prepare(processors=1)
+    for name in names:
+        decoders.begin(name, Limits(), None, lambda media: REQUEST)
+    decoders.give_back(decoders.take(names[2]))  # it has not begun
+    made = {name: decoders.take(name) for name in (names[3], names[1], names[0])}
+    for name, one in made.items():  # the last one first: nobody need take what was begun before
+        assert one is not None and one.media().path == str(name)
+        assert len(list(one.items())) > 1
+        decoders.give_back(one)
+    assert len(decoders._children) == 1
+    decoders.close()
+
+
+def test_a_file_that_is_given_up_lets_the_next_one_begin(clip: Path, tmp_path: Path) -> None:
+    decoders = Decoders()
+    decoders.prepare(processors=1)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    process = decoders._children[0]._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    for name in ("a.mp4", "b.mp4"):
+        decoders.begin(tmp_path / name, Limits(), None, lambda media: REQUEST)
+    time.sleep(0.2)
+    first, second = decoders.take(tmp_path / "a.mp4"), decoders.take(tmp_path / "b.mp4")
+    assert first is not None and is_alive(first) and second is not None and not is_alive(second)
+    decoders.give_back(first)
+    assert not is_alive(first) and len(list(second.items())) > 1
+    decoders.give_back(second)
+    decoders.close()
