@@ -9,13 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from avtool.errors import InputError, UsageError
 from avtool.files import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 SCHEMA = "avtool timeline 1"
 CANDIDATE_FLOOR = 0.05  # candidates below this score are not stored
@@ -264,6 +265,8 @@ def _parse_event(record: Mapping[str, Any]) -> Event:
 
 
 def _parse_curves(record: Mapping[str, Any]) -> Curves:
+    import numpy as np  # not loaded for those who look at events only
+
     labels = tuple(record["labels"])
     values = np.frombuffer(base64.b64decode(record["values"], validate=True), dtype=np.uint8)
     return Curves(labels, float(record["step"]), values.reshape(record["rows"], len(labels)))
@@ -280,6 +283,8 @@ def _event_record(event: Event) -> dict[str, Any]:
 
 
 def _curves_record(curves: Curves) -> dict[str, Any]:
+    import numpy as np
+
     values = np.ascontiguousarray(curves.values, dtype=np.uint8)  # (N, C)
     return {
         "labels": list(curves.labels),

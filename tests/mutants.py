@@ -35,8 +35,8 @@ MUTANTS = (
     Mutant(
         "files in hand blamed for the death of the process that workers are forked from",
         "avtool/batch/local.py",
-        '"the process died that all workers come from", True)',
-        '"the process died that all workers come from", False)',
+        "node_lost=not blamed)",
+        "node_lost=False)",
         ("tests/batch/test_kill.py::test_the_origin_of_the_workers_is_killed",),
     ),
     Mutant(

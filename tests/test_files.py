@@ -252,6 +252,14 @@ def test_only_dead_temporaries_are_tidied(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([temporary_name(os.getppid()), ".avt-x.avtmp"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which processes have ended and wait to be asked")
+def test_a_process_that_nobody_has_asked_how_it_ended_writes_no_more(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        (tmp_path / temporary_name(process.pid)).write_bytes(b"")
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is taken still
+        assert clean_stale(tmp_path) == 1
+
+
 def test_interrupt_removes_what_is_being_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError), atomic_stream(tmp_path / "a") as file:
         file.write(b"half")

@@ -22,6 +22,7 @@ class Handle(Protocol):
     def run(self, job: Job) -> None: ...
     def ahead(self, job: Job) -> None: ...
     def drop(self, job: Job) -> None: ...
+    def dismiss(self) -> None: ...  # it has nothing to do and may end by itself
     def kill(self) -> None: ...
 
 
@@ -70,6 +71,10 @@ class Crew(ABC):
     @abstractmethod
     def _poll(self, handles: Sequence[Handle], timeout: float) -> list[tuple[Handle, Message]]:
         """What the workers have said within `timeout` seconds; returns with the first."""
+
+    def prepare(self, spec: WorkerSpec) -> None:
+        """Begins what takes its time, before it is known whether there is work; `start` comes later, or `close`."""
+        self._spec = spec
 
     def _count(self, hello: Hello, wanted: int) -> int:
         """How many workers there shall be, once the first has said what it sees."""
@@ -135,6 +140,12 @@ class Crew(ABC):
         results += self._stop_the_late()
         self._assign()
         return results
+
+    def dismiss(self) -> None:
+        """Lets idle workers end by themselves, beside whatever comes next; `close` comes later."""
+        for member in [m for m in self._members if m.job is None]:
+            member.handle.dismiss()
+            self._members.remove(member)
 
     def close(self) -> None:
         """Ends all workers."""

@@ -12,8 +12,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from avtool.batch.finished import fingerprint_found
 from avtool.batch.jobs import FAILED, PASSING, Job, Outcome
-from avtool.batch.plan import fingerprint_found
 from avtool.files import LineFile, claim, clean_stale, process_has_ended, process_name, sign_of_life, take_away
 
 FOLDER = ".avtool"

@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -42,16 +41,34 @@ class LocalPool(Crew):
         self._given = workers
         self._gpus = 0
         self._nursery: Nursery | None = None
+        self._leaving: list[_Process] = []
         self._forget = interrupts.on_interrupt(self._kill_all)
+
+    def dismiss(self) -> None:
+        """As `Crew.dismiss`."""
+        loaded = all(m.ready for m in self._members)
+        self._leaving = [m.handle for m in self._members if m.job is None and isinstance(m.handle, _Process)]
+        super().dismiss()
+        if self._nursery is not None and loaded and not self._members:
+            self._nursery.dismiss()
 
     def close(self) -> None:
         """Ends all workers."""
+        for process in self._leaving if self._nursery is None else ():
+            process.life.end(ready=True)
+        self._leaving.clear()
         if self._nursery is not None and not all(m.ready for m in self._members):
             self._nursery.close()  # at once: while it loads, it ends no worker
         super().close()
         if self._nursery is not None:
             self._nursery.close()
         self._forget()
+
+    def prepare(self, spec: WorkerSpec) -> None:
+        """Starts the process that workers are forked from."""
+        super().prepare(spec)
+        if self._forks(spec):
+            self._nursery = Nursery(spec, worker_environment(spec.threads))
 
     def _count(self, hello: Hello, wanted: int) -> int:
         self._gpus = hello.gpus
@@ -61,16 +78,20 @@ class LocalPool(Crew):
         return spec.settings.device == "cpu" or not _may_have_gpu()
 
     def _launch(self, spec: WorkerSpec, index: int) -> Handle:
-        if not (sys.platform == "linux" and self._is_counted(spec)):
+        if not self._forks(spec):
             process = _Process(lambda pipe: _Own(pipe, self._environment(spec, index)))
             process.tell(spec)
             return process
         if self._nursery is None or not self._nursery.alive:
             if self._nursery is not None:
                 self._nursery.close()
-            self._nursery = Nursery(spec, worker_environment(spec.threads))
+            self.prepare(spec)
         nursery = self._nursery
+        assert nursery is not None
         return _Process(lambda pipe: _Forked(pipe, nursery))
+
+    def _forks(self, spec: WorkerSpec) -> bool:
+        return sys.platform == "linux" and self._is_counted(spec)
 
     def _environment(self, spec: WorkerSpec, index: int) -> dict[str, str]:
         environment = worker_environment(spec.threads)
@@ -107,8 +128,8 @@ class _Life(Protocol):
     def strike(self) -> None:
         """Ends it without waiting; an interrupt handler may call it."""
 
-    def end(self) -> Death:
-        """Ends it if it has not ended; how it ended."""
+    def end(self, ready: bool) -> Death:
+        """Ends it, ready or not, if it has not ended; how it ended."""
 
 
 class _Own:
@@ -121,7 +142,7 @@ class _Own:
     def strike(self) -> None:
         self._process.kill()
 
-    def end(self) -> Death:
+    def end(self, ready: bool) -> Death:
         self._process.kill()
         return Death(_why(self._process.wait()))
 
@@ -136,13 +157,17 @@ class _Forked:
     def strike(self) -> None:
         self._nursery.process.kill()
 
-    def end(self) -> Death:
+    def end(self, ready: bool) -> Death:
         if self._death is None:
             code = self._nursery.end(self._number)
-            self._death = (
-                Death("the process died that all workers come from", True) if code is None else Death(_why(code))
-            )
+            self._death = Death(_why(code)) if code is not None else self._lost(ready)
         return self._death
+
+    def _lost(self, ready: bool) -> Death:
+        """A death of the nursery is nobody's fault; if it cannot even load, that counts as one worker's that cannot."""
+        blamed = not ready and not self._nursery.is_blamed
+        self._nursery.is_blamed |= blamed
+        return Death("the process died that all workers come from", node_lost=not blamed)
 
 
 class _Process:
@@ -170,9 +195,12 @@ class _Process:
     def drop(self, job: Job) -> None:
         self.tell(("drop", job))
 
+    def dismiss(self) -> None:
+        self.pipe.close()
+
     def kill(self) -> None:
         """Ends the process and removes what it was writing; its decoders end with it."""
-        self.life.end()
+        self.life.end(self._ready)
         self.wait(END_SECONDS)
         self.pipe.close()
         for folder in self._folders:
@@ -183,8 +211,7 @@ class _Process:
         try:
             message: Message = self.pipe.recv()
         except (EOFError, OSError):
-            death = self.life.end()
-            return replace(death, node_lost=death.node_lost and self._ready)
+            return self.life.end(self._ready)
         self._ready = True
         return message
 

@@ -7,19 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from avtool.batch import jobs
 from avtool.batch.crew import Crew
+from avtool.batch.inputs import Choice, Inputs, check_names
 from avtool.batch.jobs import CANNOT_WRITE, FAILED, Hello, Job, Outcome, WorkerSpec
 from avtool.batch.journal import FolderClaims, Journal, failed_before
 from avtool.batch.local import LocalPool, processors
-from avtool.batch.plan import PROBERS, Choice, Inputs, PlanFeed, Planner, check_names
-from avtool.batch.report import Tally, write_index, write_summary, write_tables
+from avtool.batch.report import Tally, load_parquet, write_index, write_summary, write_tables
 from avtool.errors import BatchFailures, Interrupted, UsageError
 from avtool.files import check_writable
-from avtool.session import limits
 from avtool.settings import Settings, extensions
+
+if TYPE_CHECKING:
+    from avtool.batch.plan import PlanFeed
 
 ENGINES = ("local", "ray")
 TASKS = {"localize": "events", "features": "features"}  # -> middle part of the results' names
@@ -85,6 +87,11 @@ class Night:
         """The format that says what is finished, and the others: name -> extension."""
         pages = ("html",) if self.report else ()
         return {"npz": "npz"} if self.task == "features" else extensions(dict.fromkeys(("json", *self.formats, *pages)))
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether there will be tables of all events."""
+        return self.tables and self.task == "localize" and not self.dry_run
 
 
 @dataclass(frozen=True)
@@ -156,44 +163,64 @@ def run(night: Night, settings: Settings, watcher: Watcher, stop: Callable[[], b
     """
     begun = time.monotonic()
     inputs = Inputs(night.names, night.choice, night.root)
-    kind = TASKS[night.task]
-    files = check_names(inputs, night.out, night.all_formats, kind)
-    check_writable(night.out)
-    closed = Closed(Tally(), 0, files=files)
-    if files:
-        identity: Future[Mapping[str, Any]] = Future()
-        planner = Planner(
-            inputs,
-            night.out,
-            night.all_formats,
-            kind,
-            identity,
-            limits(settings),
-            settings.audio_track,
-            night.overwrite,
-            {} if night.retry_failed else failed_before(night.out),
-            night.limit,
-            night.dry_run,
-            min(PROBERS, processors()),
-        )
-        pool, spec = _pool(night, settings)
-        feed = PlanFeed(planner.items())  # finds and probes while the workers start
-        try:
-            hello = pool.start(spec, files, stop)
-            identity.set_result(hello.identity)
-            watcher.started(hello, pool.workers, files)
-            if night.dry_run:
-                _count(feed, closed)
-            else:
-                _work(night, feed, pool, watcher, stop, closed)
-        finally:
-            identity.cancel()
-            feed.close()
-            pool.close()
-    closed.seconds = time.monotonic() - begun
-    if not night.dry_run and files:
-        _close(night, closed)
+    closed = Closed(Tally(), 0)
+    pool, spec = _pool(night, settings)
+    try:
+        pool.prepare(spec)
+        closed.files = check_names(inputs, night.out, night.all_formats, TASKS[night.task])
+        check_writable(night.out)
+        if closed.files:
+            _run(night, settings, inputs, pool, spec, watcher, stop, closed)
+        closed.seconds = time.monotonic() - begun
+        if closed.files and not night.dry_run:
+            _close(night, closed)
+    finally:
+        pool.close()
     return closed
+
+
+def _run(
+    night: Night,
+    settings: Settings,
+    inputs: Inputs,
+    pool: Crew,
+    spec: WorkerSpec,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+    closed: Closed,
+) -> None:
+    from avtool.batch.plan import PROBERS, PlanFeed, Planner  # NumPy, while the workers load torch
+    from avtool.session import limits
+
+    identity: Future[Mapping[str, Any]] = Future()
+    planner = Planner(
+        inputs,
+        night.out,
+        night.all_formats,
+        TASKS[night.task],
+        identity,
+        limits(settings),
+        settings.audio_track,
+        night.overwrite,
+        {} if night.retry_failed else failed_before(night.out),
+        night.limit,
+        night.dry_run,
+        min(PROBERS, processors()),
+    )
+    feed = PlanFeed(planner.items())  # finds and probes while the workers start
+    try:
+        if night.has_tables:
+            load_parquet()
+        hello = pool.start(spec, closed.files, stop)
+        identity.set_result(hello.identity)
+        watcher.started(hello, pool.workers, closed.files)
+        if night.dry_run:
+            _count(feed, closed)
+        else:
+            _work(night, feed, pool, watcher, stop, closed)
+    finally:
+        identity.cancel()
+        feed.close()
 
 
 def _pool(night: Night, settings: Settings) -> tuple[Crew, WorkerSpec]:
@@ -242,8 +269,12 @@ def _work(night: Night, feed: PlanFeed, pool: Crew, watcher: Watcher, stop: Call
 
     try:
         Scheduler(feed, pool, record, claims, is_over, lambda: watcher.tick(tally, outlook()), SETTLE_SECONDS).run()
+    except BaseException:
+        pool.close()  # nobody writes any more, so the claims may be given up
+        raise
+    else:
+        pool.dismiss()
     finally:
-        pool.close()
         claims.close()
         journal.close()
     closed.exit_code = Interrupted.exit_code if stop() else BatchFailures.exit_code if tally.failures else 0
@@ -260,7 +291,7 @@ def _close(night: Night, closed: Closed) -> None:
     }
     write_summary(night.out, closed.tally, about, night.choice.shard)
     changed = closed.tally.states["done"] or not (night.out / "events.csv").exists()
-    if night.tables and night.task == "localize" and changed:
+    if night.has_tables and changed:
         write_tables(night.out)
     if night.report and night.task == "localize":
         write_index(night.out, closed.tally.failures)

@@ -56,6 +56,7 @@ class Nursery:
     def __init__(self, spec: WorkerSpec, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(ANSWER_SECONDS)
+        self.is_blamed = False  # for a worker that it could not start
         self._count = 0
         self._socket.send(pickle.dumps(spec))
         with theirs, interrupts.Postponed():  # an interrupt in the middle would not know whom to end
@@ -83,8 +84,15 @@ class Nursery:
             return None
         return code
 
+    def dismiss(self) -> None:
+        """Lets it end as soon as its workers have ended, which is theirs to do."""
+        self._socket.close()
+
     def close(self) -> None:
-        """Ends it, and with it whatever workers are left."""
+        """Ends it, and with it whatever workers are left; who was dismissed gets a moment."""
+        if self._socket.fileno() < 0:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE_SECONDS)
         self.process.kill()
         self.process.wait()
         self._socket.close()

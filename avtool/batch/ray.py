@@ -116,6 +116,9 @@ class _Actor:
     def drop(self, job: Job) -> None:
         self._actor.drop.remote(job)
 
+    def dismiss(self) -> None:
+        self.kill()
+
     def kill(self) -> None:
         import ray
 

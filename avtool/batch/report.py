@@ -136,6 +136,12 @@ def write_tables(out: Path) -> int:
     return count
 
 
+def load_parquet() -> None:
+    """Loads pyarrow, if it is installed: it takes longer than writing a table."""
+    with suppress(ImportError):
+        from pyarrow import parquet  # noqa: F401
+
+
 def event_rows(out: Path) -> Iterator[Row]:
     """All events of all results below OUT, in the order of the files' names; `file` is the name below the root."""
     for _, file, timeline in results(out):

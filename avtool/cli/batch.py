@@ -134,8 +134,8 @@ def command(
     OUT/events.csv holds all events, OUT/.avtool a journal, summary.json and failures.csv. Ctrl-C once: files in hand
     are finished; twice: it stops.
     """
+    from avtool.batch.inputs import Choice
     from avtool.batch.night import Night, run
-    from avtool.batch.plan import Choice
 
     settings, wanted = resolve(context.params, config)
     console.configure(wanted.progress, wanted.quiet)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from avtool.features.store import Features
 
 DEFAULT = "additive-mini"
+MANIFEST = "manifest"  # what lies beside the models and is none
 LARGER = "loco-tags"  # reads larger encoders
 LIGHT = ("mobilenet_v2", "mn04")  # the smallest pair of those: 18 MB
 AUTO = "auto"
@@ -173,6 +174,8 @@ def choose(name: str | None, visual: str | None = None, audio: str | None = None
     """
     if name not in (None, AUTO):
         return str(name)
+    if visual is None and audio is None and os.path.isfile(_spec_of(DEFAULT)):
+        return DEFAULT
     known = available()
     wanted = [(encoder, k) for k, encoder in enumerate((visual, audio)) if encoder is not None]
 
@@ -188,6 +191,8 @@ def find(name: str) -> tuple[ModelInfo, Path | None]:
     if name.endswith(".safetensors") or os.sep in name:
         file = Path(name)
         return _read_spec(file.parent / f"{file.stem}.toml", file)
+    if name != MANIFEST and os.path.isfile(spec := _spec_of(name)):
+        return _read_spec(spec, spec.with_suffix(".safetensors"))
     models = {info.name: (info, file) for info, file in _installed()}
     if name not in models:
         raise UsageError(
@@ -206,9 +211,13 @@ def _installed() -> list[tuple[ModelInfo, Path | None]]:
 
     specs = sorted(weights.embedded_dir().glob("*.toml"))
     found: list[tuple[ModelInfo, Path | None]] = [
-        _read_spec(spec, spec.with_suffix(".safetensors")) for spec in specs if spec.name != "manifest.toml"
+        _read_spec(spec, spec.with_suffix(".safetensors")) for spec in specs if spec.stem != MANIFEST
     ]
     return [*found, (tags_info(), None)]
+
+
+def _spec_of(name: str) -> Path:
+    return weights.embedded_dir() / f"{name}.toml"
 
 
 def _read_spec(spec: Path, file: Path) -> tuple[ModelInfo, Path]:

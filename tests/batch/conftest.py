@@ -151,6 +151,12 @@ def lines(log: Path, what: str) -> list[str]:
     return [line.split()[1] for line in found if line.startswith(f"{what} ")]
 
 
+def begun_by(log: Path) -> set[int]:
+    """Processes of the workers that have begun a file."""
+    found = log.read_text().splitlines() if log.exists() else []
+    return {int(line.split()[2]) for line in found if line.startswith("begin ") and line[-1:].isdigit()}
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """Ray on this machine with two processors, once for the whole session."""

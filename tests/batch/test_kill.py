@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 
+from avtool.batch.crew import STILLBORN
 from avtool.timeline import from_json
 from tests.batch.conftest import (
     SECONDS,
     Start,
+    begun_by,
     lines,
     nurseries_of,
     of_session,
@@ -115,9 +117,9 @@ def test_the_origin_of_the_workers_is_killed(videos: Videos, start: Start, tmp_p
     for count in (1, 2, 3):
         wait_until(lambda count=count: len(lines(log, "done")) >= count)
         wait_until(lambda: nurseries_of(process.pid))
+        before = {*begun_by(log), *workers_of(process.pid)}
         os.kill(nurseries_of(process.pid)[0], signal.SIGKILL)
-        begun = len(lines(log, "begin"))
-        wait_until(lambda begun=begun: len(lines(log, "begin")) > begun)
+        wait_until(lambda before=before: begun_by(log) - before)
     assert ended(process) == 0
     journal = [
         json.loads(t) for p in (tmp_path / "out" / ".avtool").glob("journal-*") for t in p.read_text().split("\n") if t
@@ -125,6 +127,21 @@ def test_the_origin_of_the_workers_is_killed(videos: Videos, start: Start, tmp_p
     assert sorted(entry["name"] for entry in journal) == names
     assert {entry["attempt"] for entry in journal} == {1}
     assert temporaries(tmp_path / "out") == []
+
+
+def test_the_origin_of_many_workers_is_killed_before_they_are_ready(
+    videos: Videos, start: Start, tmp_path: Path, log: Path
+) -> None:
+    """That counts once, not once for each: a run ends only if none can be started again and again."""
+    names = [f"slow-0.05-{i}.mp4" for i in range(4)]
+    process, seen = start("Stub", videos(*names), "-o", "out", "--workers", "4", "--model", log), set[int]()
+    for _ in range(STILLBORN - 1):
+        wait_until(lambda: {*nurseries_of(process.pid)} - seen)
+        for fresh in {*nurseries_of(process.pid)} - seen:
+            os.kill(fresh, signal.SIGKILL)
+            seen.add(fresh)
+    assert ended(process) == 0
+    assert len(list((tmp_path / "out").glob("*.events.json"))) == len(names)
 
 
 @pytest.mark.parametrize("worker", ["Stub", "Stub, unforked"])
