@@ -13,6 +13,9 @@ def main() -> None:
     # Threads of torch that wait for each other sleep instead of spinning: a quarter less processor time for networks
     # this small, and four times faster where other programs keep the cores busy. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from avtool import allocator
+
+    allocator.keep_memory()
     if not sys.warnoptions:  # deprecations inside libraries are no news to users
         import warnings
 

@@ -14,6 +14,7 @@ import pytest
 LAYERS = {
     "avtool.errors": 0,
     "avtool.interrupts": 0,
+    "avtool.allocator": 0,
     "avtool.calibration": 0,
     "avtool.timeline": 0,
     "avtool.timegrid": 0,
@@ -50,7 +51,12 @@ LIGHT = {
     "avtool.evaluation": {"matplotlib"},
     "avtool.formats": {"matplotlib"},
 }  # NumPy alone
-SMALL = {"avtool.__main__", "avtool.errors", "avtool.interrupts"}  # standard library alone, at any depth
+SMALL = {
+    "avtool.__main__",
+    "avtool.errors",
+    "avtool.interrupts",
+    "avtool.allocator",
+}  # standard library alone, at any depth
 INSIDE_FUNCTIONS = {
     "avtool.tensorfiles": {"torch", "h5py"},
     "avtool.weights": {"torch"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import avtool.errors
-from avtool import interrupts
+from avtool import allocator, interrupts
 from avtool.batch.crew import Crew, Death, Handle, Message
 from avtool.batch.jobs import Hello, Job, WorkerSpec
 from avtool.batch.nursery import Nursery, begin
@@ -24,8 +23,6 @@ from avtool.files import clean_stale
 
 WORKER_BYTES = 1 << 30  # memory of one worker and its decoders, generously
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA, AMD, either under WSL
-KEPT_BYTES = str(1 << 28)  # free memory that is not given back: a network asks for the same blocks again and again
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # <malloc.h>
 END_SECONDS = 1.0  # for a killed process to be gone
 
 _ROOT = str(Path(avtool.errors.__file__).parent.parent)
@@ -246,17 +243,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 def thread_variables(threads: int) -> dict[str, str]:
     """What must be set before torch is loaded."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    kept = {"MALLOC_MMAP_THRESHOLD_": KEPT_BYTES, "MALLOC_TRIM_THRESHOLD_": KEPT_BYTES, "MALLOC_ARENA_MAX": "2"}
-    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", **kept}
-
-
-def keep_memory() -> None:
-    """What `thread_variables` says about memory, for a process that runs already."""
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(option, int(KEPT_BYTES))
-        libc.mallopt(M_ARENA_MAX, 2)
+    return {**dict.fromkeys(names, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", **allocator.variables()}
 
 
 def _may_have_gpu() -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from avtool import allocator
 from avtool.batch.crew import Crew, Death, Handle, Message
 from avtool.batch.jobs import Hello, Job, Outcome, WorkerSpec
-from avtool.batch.local import default_workers, keep_memory, thread_variables
+from avtool.batch.local import default_workers, thread_variables
 from avtool.errors import AvtoolError, DeviceError, UsageError
 
 OBJECT_STORE_BYTES = 80 << 20  # of a cluster started here: paths and outcomes of a few kB pass through it, no frames
@@ -151,7 +152,7 @@ class _Remote:
         import ray
 
         os.environ.update(thread_variables(spec.threads))  # before torch is loaded
-        keep_memory()
+        allocator.keep_memory()
         from avtool.batch.worker import make
 
         self._node = ray.get_runtime_context().get_node_id()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -14,7 +11,6 @@ from typing import Any
 import pytest
 
 from avtool.batch import jobs
-from avtool.batch.local import worker_environment
 from avtool.batch.night import Closed, Night, run
 from avtool.settings import Settings
 from tests import synth
@@ -99,31 +95,3 @@ def single_runs(folder: Path, out: Path) -> dict[str, bytes]:
         good = [str(p) for p in sorted((folder / place).glob("*.mp4")) if p.name not in FATES]
         assert avtool(["localize", *good, "-o", str(out / place), "-q"]) == 0
     return results(out)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-@pytest.mark.parametrize("way", ["variables", "call"])
-def test_free_memory_is_kept(way: str) -> None:
-    """A Ray worker runs already when its settings come; a process that is started gets them as variables."""
-    code = """
-import ctypes, sys
-from avtool.batch.local import keep_memory
-from pathlib import Path
-if sys.argv[1] == "call":
-    keep_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-place = libc.malloc(100 << 20)
-ctypes.memset(place, 1, 100 << 20)
-libc.free(place)
-print(Path("/proc/self/statm").read_text().split()[1])
-"""
-
-    plain = {name: value for name, value in worker_environment(1).items() if not name.startswith("MALLOC_")}
-
-    def pages(way: str, environment: dict[str, str]) -> int:
-        command = [sys.executable, "-c", code, way]
-        return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
-
-    kept = pages(way, worker_environment(1) if way == "variables" else plain)
-    assert kept > pages("", plain) + (90 << 20) // os.sysconf("SC_PAGE_SIZE")
