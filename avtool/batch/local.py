@@ -114,6 +114,8 @@ class LocalPool(Crew):
         processes = [m.handle for m in self._members if isinstance(m.handle, _Process)]
         for process in processes:
             process.life.strike()
+        if self._nursery is not None:  # it may have no workers yet
+            self._nursery.process.kill()
         for process in processes:
             process.wait(END_SECONDS)
         for folder in folders:
