@@ -33,6 +33,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a death of the process that workers are forked from counted once for each of them",
+        "avtool/batch/local.py",
+        "not ready and not self._nursery.is_blamed",
+        "not ready",
+        ("tests/batch/test_kill.py::test_the_origin_of_many_workers_is_killed_before_they_are_ready",),
+    ),
+    Mutant(
+        "temporaries of processes that have ended and were not asked how are left",
+        "avtool/files.py",
+        "return not _has_ended(pid)",
+        "return True",
+        ("tests/test_files.py::test_a_process_that_nobody_has_asked_how_it_ended_writes_no_more",),
+    ),
+    Mutant(
+        "more files decoded at once than there are processors",
+        "avtool/media/ahead.py",
+        "max(1, min(processors, AT_ONCE))",
+        "AT_ONCE",
+        ("tests/media/test_ahead.py::test_one_decoder_does_one_file_after_another",),
+    ),
+    Mutant(
+        "a file that was given up keeps the next one from its decoder",
+        "avtool/media/ahead.py",
+        "            free(child)\n",
+        "            free(child) if not self._given_up else None\n",
+        ("tests/media/test_ahead.py::test_a_file_that_is_given_up_lets_the_next_one_begin",),
+    ),
+    Mutant(
         "files in hand blamed for the death of the process that workers are forked from",
         "avtool/batch/local.py",
         "node_lost=not blamed)",
