@@ -193,7 +193,7 @@ class Session:
 
     def give_up(self, path: str | os.PathLike[str]) -> None:
         """Takes a `look_ahead` back."""
-        self._decoders.give_back(self._decoders.take(path))
+        self._decoders.give_up(path)
 
     def _encoders_for(self, media: MediaInfo, pair: bool) -> tuple[Encoder | None, Encoder | None]:
         """Those of pictures and of sound that have something to encode."""

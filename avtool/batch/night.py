@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -209,8 +210,8 @@ def _run(
     )
     feed = PlanFeed(planner.items())  # finds and probes while the workers start
     try:
-        if night.has_tables:
-            load_parquet()
+        if night.has_tables:  # beside, so that an interrupt need not wait for it
+            threading.Thread(target=load_parquet, daemon=True).start()
         hello = pool.start(spec, closed.files, stop)
         identity.set_result(hello.identity)
         watcher.started(hello, pool.workers, closed.files)

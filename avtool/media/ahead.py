@@ -203,22 +203,34 @@ class Decoders:
                 self._start_waiting()
 
     def take(self, path: str | os.PathLike[str]) -> Ahead | None:
-        """What was begun for a file, for `give_back` in the end; None if nothing was."""
-        return self._ahead.pop(Path(path), None)
+        """What was begun for a file, for `give_back` in the end; None if nothing was.
+
+        Whoever asks for a file waits for no other that nobody has asked for: it gets one more child if all are busy.
+        """
+        with self._lock:
+            ahead = self._ahead.pop(Path(path), None)
+            if ahead is not None and ahead in self._waiting:
+                self._waiting.remove(ahead)
+                ahead.start(self._another(), self._free)
+        return ahead
 
     def give_back(self, ahead: Ahead | None) -> None:
-        """Ends what was begun, if it has not ended; its child is free for another file."""
-        if ahead is None:
-            return
+        """Ends what was taken, if it has not ended; its child is free for another file."""
+        if ahead is not None:
+            ahead.give_up()
+
+    def give_up(self, path: str | os.PathLike[str]) -> None:
+        """Takes a `begin` back."""
         with self._lock:
-            if ahead in self._waiting:
+            ahead = self._ahead.pop(Path(path), None)
+            if ahead is not None and ahead in self._waiting:
                 self._waiting.remove(ahead)
-        ahead.give_up()
+        self.give_back(ahead)
 
     def close(self) -> None:
         """Ends all children."""
         for path in list(self._ahead):
-            self.give_back(self.take(path))
+            self.give_up(path)
         while self._children:
             self._children.pop().close()
         self._spare.clear()

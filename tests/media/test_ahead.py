@@ -96,9 +96,11 @@ def test_one_decoder_does_one_file_after_another(clip: Path, tmp_path: Path) -> 
     decoders.prepare(processors=1)
     for name in names:
         decoders.begin(name, Limits(), None, lambda media: REQUEST)
-    decoders.give_back(decoders.take(names[2]))  # it has not begun
+    decoders.give_up(names[2])  # it has not begun
+    while decoders._waiting:
+        time.sleep(0.01)
     made = {name: decoders.take(name) for name in (names[3], names[1], names[0])}
-    for name, one in made.items():  # the last one first: nobody need take what was begun before
+    for name, one in made.items():
         assert one is not None and one.media().path == str(name)
         assert len(list(one.items())) > 1
         decoders.give_back(one)
@@ -117,9 +119,26 @@ def test_a_file_that_is_given_up_lets_the_next_one_begin(clip: Path, tmp_path: P
     for name in ("a.mp4", "b.mp4"):
         decoders.begin(tmp_path / name, Limits(), None, lambda media: REQUEST)
     time.sleep(0.2)
-    first, second = decoders.take(tmp_path / "a.mp4"), decoders.take(tmp_path / "b.mp4")
-    assert first is not None and is_alive(first) and second is not None and not is_alive(second)
-    decoders.give_back(first)
-    assert not is_alive(first) and len(list(second.items())) > 1
+    first, second = (decoders._ahead[tmp_path / name] for name in ("a.mp4", "b.mp4"))
+    assert is_alive(first) and not is_alive(second)
+    decoders.give_up(tmp_path / "a.mp4")
+    assert not is_alive(first) and is_alive(second)
+    assert decoders.take(tmp_path / "b.mp4") is second and len(list(second.items())) > 1
+    assert len(decoders._children) == 1
+    decoders.close()
+
+
+def test_who_is_asked_for_waits_for_no_other(clip: Path, tmp_path: Path) -> None:
+    """A worker that takes files in another order than they were begun must not wait for ever."""
+    decoders = Decoders()
+    decoders.prepare(processors=1)
+    process = decoders._children[0]._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(clip, tmp_path / name)
+        decoders.begin(tmp_path / name, Limits(), None, lambda media: REQUEST)
+    second = decoders.take(tmp_path / "b.mp4")
+    assert second is not None and len(list(second.items())) > 1
     decoders.give_back(second)
     decoders.close()
