@@ -20,7 +20,7 @@ def variables() -> dict[str, str]:
 
 
 def keep_memory() -> None:
-    """The same for this process. Only for one that is all avtool's, so never called on import."""
+    """The thresholds for this process, whose arenas are there already. Never called on import: it may not be ours."""
     with suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):

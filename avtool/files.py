@@ -380,11 +380,11 @@ def _is_running(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
-    return not _has_ended(pid)
+    return not _is_zombie(pid)
 
 
-def _has_ended(pid: int) -> bool:
-    """True where it is certain: its number is taken only until its parent, or who inherits it, asks how it ended."""
+def _is_zombie(pid: int) -> bool:
+    """True for a process that writes no more: its number is kept only until its parent, or its heir, asks how it ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):

@@ -42,7 +42,7 @@ MUTANTS = (
     Mutant(
         "temporaries of processes that have ended and were not asked how are left",
         "avtool/files.py",
-        "return not _has_ended(pid)",
+        "return not _is_zombie(pid)",
         "return True",
         ("tests/test_files.py::test_a_process_that_nobody_has_asked_how_it_ended_writes_no_more",),
     ),
