@@ -384,7 +384,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """True for a process that writes no more: its number is kept only until its parent, or its heir, asks how it ended."""
+    """True for a process that writes no more: its number is kept until its parent, or its heir, asks how it ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
     except (OSError, IndexError):
